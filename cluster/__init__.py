@@ -1,0 +1,1 @@
+"""The batch side: Ray round `recsys`, thin."""

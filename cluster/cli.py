@@ -1,0 +1,317 @@
+"""The `recsys` command: the one place where the product is put together.
+
+Commands import what they need when they run, so that `recsys --help` answers at once.
+"""
+
+import sys
+import traceback
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster import console
+from recsys import __version__
+from recsys.config import Config, describe, load_config
+from recsys.errors import BundleError, ConfigError, RecsysError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+bundle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check and switch published bundles.")
+app.add_typer(bundle_app, name="bundle")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; `recsys config` prints one.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the bundle; by default the run's.")]
+
+
+def main() -> None:
+    """Run the command; errors meant for people come without a traceback.
+
+    Exit codes: 2 usage, 3 data, 4 bundle, 5 runtime, 130 interrupted.
+    """
+    try:
+        app()
+    except RecsysError as error:
+        console.err.print(f"{type(error).__name__}: {error}", markup=False)
+        sys.exit(error.exit_code)
+    except OSError as error:  # no right to a file, no room, no such folder: the path says what to mend
+        console.err.print(f"{type(error).__name__}: {error}", markup=False)
+        sys.exit(5)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        console.err.print("This should not have happened: please report it with the lines above.")
+        sys.exit(5)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Train recommenders on Ray and serve them: prepare → train → export → serve."""
+    if version:
+        console.out.print(__version__)
+        raise typer.Exit
+
+
+@app.command("config")
+def show_config(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Print the effective settings as TOML, every field with its documentation."""
+    section_shown = None
+    for section, key, value, documentation in describe(load_config(config, set_ or ())):
+        if section != section_shown:
+            print(f"\n[{section}]" if section_shown else f"[{section}]")
+            section_shown = section
+        print(f"# {documentation}")
+        print(f"# {key} =" if value is None else f"{key} = {_toml(value)}")
+
+
+@app.command()
+def prepare(
+    sources: Annotated[list[str], typer.Argument(help="Folders, files, .zip archives or s3://, gs:// addresses of raw data.")],
+    dataset: Annotated[Path, typer.Argument(help="The dataset folder to make.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Turn raw files into a dataset folder."""
+    from cluster.prepare import prepare as make
+    from cluster.session import session
+    from recsys.data.summary import summarise
+
+    settings = load_config(config, set_ or ())
+    place = dataset.absolute()  # `.` would name the folder that was replaced
+    with console.ProgressView() as view, session(settings.cluster):
+        make(sources, dataset, settings, progress=view.stage)
+    _print_counts(dataset, summarise(place))
+    console.say(f"Next: recsys train {dataset}")
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    picture: Annotated[Path | None, typer.Option(help="Where the curves go; by default DATASET.png beside the folder.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Print a dataset's counts, time span, most watched and rejects; draw its popularity and activity curves."""
+    from cluster.pictures import draw_dataset
+    from recsys.data.summary import summarise
+
+    summary = summarise(dataset)
+    if json_:
+        return console.print_json(summary.as_dict())
+    _print_counts(dataset, summary)
+    rows = [(i + 1, item.title or item.item_id, item.count) for i, item in enumerate(summary.most_watched)]
+    console.print_rows("Most watched", ("", "item", "train events"), rows, right=("", "train events"))
+    place = dataset.resolve()
+    path = picture or place.with_name(place.name + ".png")
+    try:
+        draw_dataset(summary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}). Choose another place with --picture.") from None
+    console.say(f"Curves of popularity and activity: {path}")
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; by default from model, dataset and settings.")] = None,
+) -> None:
+    """Train on Ray, choose the best epoch on validation, measure it on test. The same command resumes."""
+    from cluster.trainer import train as fit
+
+    settings = load_config(config, set_ or ())
+    view = console.ProgressView(settings.train.epochs, settings.train.metric)
+    try:
+        with view:
+            result = fit(dataset, settings, name=name, on_epoch=view.epoch, on_step=view.step)
+    except KeyboardInterrupt:
+        console.err.print("Interrupted. The same command goes on after the last finished epoch.")
+        raise
+    _print_run(result, settings.train.metric)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles"),
+    name: NameOption = None,
+    refit: Annotated[bool, typer.Option("--refit", help="First train on all events, as long as validation chose.")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Publish a run's best model as a checked bundle with an audited index."""
+    from cluster.export import export as publish
+    from cluster.runs import CONFIG, read_json
+    from cluster.session import session
+
+    of_run = (read_json(run / CONFIG) or {}).get("config")  # what is not set here stays as the run had it
+    settings = load_config(config, set_ or (), base=of_run)
+    with session(settings.cluster) if refit else nullcontext():  # only training needs Ray
+        folder = publish(run, bundles, name=name, refit=refit, index=settings.index)
+    _print_bundle(folder)
+
+
+@bundle_app.command("list")
+def bundle_list(bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles")) -> None:
+    """The bundles under a root, newest last; the one served is marked."""
+    from recsys.bundle import store
+
+    if not bundles.is_dir():
+        raise BundleError(f"{bundles}: no such folder. `recsys export RUN {bundles}` makes it.")
+    rows = [(b.name, b.version, "served" if b.current else "", b.model, b.items, b.users) for b in store.listing(bundles)]
+    console.print_rows(
+        f"Bundles in {bundles}", ("name", "version", "", "model", "items", "users"), rows, right=("items", "users")
+    )
+
+
+@bundle_app.command("show")
+def bundle_show(bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")]) -> None:
+    """The manifest as JSON."""
+    from recsys.bundle import store
+
+    print(store.read_manifest(store.resolve(bundle)).model_dump_json(indent=2))
+
+
+@bundle_app.command("verify")
+def bundle_verify(bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")]) -> None:
+    """Hash every file, open the bundle, and answer its golden queries."""
+    from recsys.bundle import store
+    from recsys.retrieval.recommender import Recommender
+
+    folder = store.resolve(bundle)
+    files = store.verify(folder, check=Recommender)
+    console.say(f"{folder}: {files} files are as the manifest says, golden queries answered as recorded.")
+
+
+@bundle_app.command("promote")
+def bundle_promote(
+    bundles: Annotated[Path, typer.Argument(help="Folder of one bundle's versions.")],
+    version: Annotated[str, typer.Argument(help="The version to serve from now on.")],
+) -> None:
+    """Make a version the one served."""
+    from recsys.bundle import store
+    from recsys.retrieval.recommender import Recommender
+
+    console.say(f"{bundles}: now serves {store.promote(bundles, version, check=Recommender)}.")
+
+
+@bundle_app.command("rollback")
+def bundle_rollback(bundles: Annotated[Path, typer.Argument(help="Folder of one bundle's versions.")]) -> None:
+    """Serve the version before the current one again."""
+    from recsys.bundle import store
+    from recsys.retrieval.recommender import Recommender
+
+    console.say(f"{bundles}: now serves {store.rollback(bundles, check=Recommender)}.")
+
+
+@app.command()
+def recommend(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")],
+    user: Annotated[list[str], typer.Option("--user", help="A user's id; may be repeated.")],
+    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many items.")] = 10,
+    mode: Annotated[str, typer.Option(help="auto, ann or exact.")] = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Print who should watch what next, without a server: the same recommender answers."""
+    from cluster.ask import answers, print_answer, print_json
+
+    for answer in answers(bundle, user, k, mode):
+        (print_json if json_ else print_answer)(answer)
+
+
+@app.command()
+def score(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder of parquet files to make.")],
+    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many items a user.")] = 10,
+    mode: Annotated[str, typer.Option(help="auto, ann or exact.")] = "auto",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write what every known user should watch next, on Ray, cluster.num_workers at a time."""
+    from cluster.score import score as answer_all
+    from cluster.session import session
+
+    cluster = load_config(config, set_ or ()).cluster
+    with console.ProgressView() as view, session(cluster):
+        users = answer_all(bundle, out, k=k, mode=mode, workers=cluster.num_workers, progress=view.stage)  # type: ignore[arg-type]
+    console.say(f"Lists of {users:,} users: {out}")
+
+
+@app.command()
+def serve(
+    bundles: Annotated[Path, typer.Argument(help="Root folder of bundles, or one bundle.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless told.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    name: Annotated[str | None, typer.Option("--name", help="Which bundle, where the root holds several.")] = None,
+    ingress: Annotated[str, typer.Option(help="ray, or haproxy: several times faster, needs --host beyond loopback.")] = "ray",
+) -> None:
+    """Answer over HTTP until Ctrl-C."""
+    from serve.app import run
+    from serve.args import make_args
+
+    args = make_args(bundles=str(bundles.resolve()), name=name, host=host, port=port, replicas=replicas, ingress=ingress)
+    run(args, ready=console.say_serving)
+
+
+@app.command()
+def demo(
+    data: Annotated[str | None, typer.Option(help="Raw data; by default MovieLens, or a made sample when offline.")] = None,
+    workspace: Annotated[Path, typer.Option(help="Where dataset, run and bundle go.")] = Path("demo"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Keep serving until Ctrl-C.")] = True,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """The whole way on real films: prepare, train, export, serve, ask over HTTP."""
+    from cluster.demo import run_demo
+    from serve.app import serving
+    from serve.args import ServeArgs
+    from serve.client import Client
+
+    def service(bundles: Path) -> AbstractContextManager[str]:
+        return serving(ServeArgs(bundles=str(bundles.resolve()), port=port))
+
+    run_demo(data, workspace, wait, load_config(config, set_ or ()), service, Client)
+
+
+def _print_counts(dataset: Path, summary: Any) -> None:
+    console.print_rows(f"Dataset {dataset}", ("what", "value"), summary.rows(), right=("value",))
+
+
+def _print_run(result: Any, metric: str) -> None:
+    from cluster.report import no_better_than_popularity, run_columns
+
+    if result.already_finished:
+        console.say("This run had finished before; here is what came of it. Another --name, seed or setting makes a new one.")
+    if result.resumed_from:
+        console.say(f"Resumed after epoch {result.resumed_from}.")
+    console.print_metrics(f"Run {result.folder}: epoch {result.best_epoch} of {result.epochs}", run_columns(result.folder))
+    if no_better_than_popularity(result.folder, metric):
+        console.say(f"By {metric} this model is no better than the list of the most watched: do not serve it in its place.")
+    console.say(f"Curves: {result.folder / 'curves.png'}. Next: recsys export {result.folder}")
+
+
+def _print_bundle(folder: Path) -> None:
+    from cluster.report import bundle_rows
+
+    console.print_rows(f"Bundle {folder}", ("what", "value"), bundle_rows(folder))
+    console.say(f"Next: recsys serve {folder.parent}")
+
+
+def _toml(value: Any) -> str:
+    import json
+
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+__all__ = ["Config", "ConfigError", "app", "main"]
+
+if __name__ == "__main__":
+    main()

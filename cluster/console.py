@@ -1,0 +1,125 @@
+"""What people see in the terminal: progress, tables, one line an epoch. Nothing here computes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+SHOWN_METRICS = ("hr@", "recall@", "ndcg@", "mrr@", "coverage@", "rmse", "mae")
+
+
+class ProgressView:
+    """A bar for each stage of the work, and a line for each epoch. A pipeline.Watcher."""
+
+    def __init__(self, epochs: int | None = None, metric: str = "ndcg@10") -> None:
+        self.epochs, self.metric = epochs, metric
+        self.bars = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "ProgressView":
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=total)
+        self.bars.update(self.tasks[name], completed=done, total=total)
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """Within an epoch; the bar of epochs stands above it from the start."""
+        if self.epochs:
+            self.stage("train: epochs, at most", epoch - 1, self.epochs)
+        self.stage("train: steps of an epoch", step, steps)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        if self.epochs:
+            self.stage("train: epochs, at most", int(row["epoch"]), self.epochs)
+        if row.get("steps"):
+            self.stage("train: steps of an epoch", row["steps"], row["steps"])
+        self.bars.console.print(epoch_line(row, self.metric))
+
+
+def epoch_line(row: Mapping[str, Any], metric: str) -> str:
+    """One epoch in one line, from a row of metrics.jsonl."""
+    parts = [f"epoch {row['epoch']:>3}"]
+    if row.get("loss") is not None:
+        parts.append(f"loss {row['loss']:.4f}")
+    if metric in row.get("metrics", {}):
+        parts.append(f"{metric} {row['metrics'][metric]:.4f}")
+    if metric in row.get("popularity", {}):
+        parts.append(f"(popularity {row['popularity'][metric]:.4f})")
+    if row.get("events_per_second"):
+        parts.append(f"{row['events_per_second']:,.0f} events/s")
+    if row.get("wait_share") is not None:
+        parts.append(f"{100 * row['wait_share']:.0f}% waiting for data")
+    return "  ".join(parts)
+
+
+def print_metrics(title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
+    """A table of metrics, a column each for the model and what it is compared with."""
+    table = Table(title=printable(title), title_justify="left")
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right")
+    names = [name for name in next(iter(columns.values())) if name.startswith(SHOWN_METRICS)]
+    for name in names:
+        table.add_row(name, *(_number(values.get(name)) for values in columns.values()))
+    out.print(table)
+
+
+def print_rows(title: str, headers: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """A plain table; columns named in `right` are right-aligned. Markup in the data is shown, not obeyed."""
+    table = Table(title=printable(title), title_justify="left")
+    for header in headers:
+        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(printable(_text(cell)) for cell in row))
+    out.print(table)
+
+
+def say(text: str) -> None:
+    """A line for people, with no markup in it."""
+    out.print(text, markup=False)
+
+
+def say_serving(url: str) -> None:
+    """Where to look, once the service answers."""
+    say(f"Serving on {url} (page: {url}/, API: {url}/docs). Ctrl-C stops.")
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output, for programs."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def printable(text: str) -> Text:
+    """Text from data made harmless for a terminal: no control characters, and no markup obeyed."""
+    return Text("".join(c if c.isprintable() else "�" for c in text))
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

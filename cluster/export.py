@@ -1,0 +1,190 @@
+"""From a run's best checkpoint and its dataset to a published bundle; users stream through, a row group at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from cluster import runs
+from cluster.trainer import train
+from recsys.bundle import store
+from recsys.bundle.manifest import FoldIn
+from recsys.bundle.users import UserBlock
+from recsys.bundle.write import BundleContents, write_bundle
+from recsys.config import Config, IndexConfig
+from recsys.data import schema
+from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items, read_manifest
+from recsys.data.histories import Histories
+from recsys.errors import DataError
+from recsys.models import Catalogue, Popularity, build
+from recsys.retrieval import ann
+from recsys.retrieval.fold_in import gram_of
+from recsys.retrieval.measure import measure
+from recsys.training import checkpoint
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported: a finished run, the dataset it learnt from, and whether from all segments of it.
+
+    trained: the folder that holds `best/`, which is another run's after a refit.
+    """
+
+    result: dict[str, Any]
+    config: Config
+    dataset: Path
+    manifest: DatasetManifest
+    trained: Path
+    refit: bool
+
+
+def export(
+    run: Path,
+    bundles: Path,
+    *,
+    name: str | None = None,
+    refit: bool = False,
+    index: IndexConfig | None = None,
+    version: str | None = None,
+) -> Path:
+    """Publish `<bundles>/<name>/<version>` from a run folder, and serve it from now on. Returns its folder.
+
+    name: by default the run's. refit: first train on all segments for as many epochs as validation chose, on the Ray that
+    the caller connected (`cluster.session`); the metrics stay those of the run. index: settings in place of the run's.
+    Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from, BundleError where
+    the vectors are not finite or the version exists, ConfigError for a name that no bundle can have.
+    """
+    run = Path(run).resolve()
+    name = store.plain(name or run.name)
+    source = _open(run)
+    if refit and source.config.model.name != "popularity":
+        source = _refitted(run, source)
+    source = replace(source, refit=refit)
+    index = index or source.config.index
+    contents = _contents(source, index)
+    return write_bundle(Path(bundles), name, contents, version=version, finish=partial(measure, audit_users=index.audit_users))
+
+
+def _open(run: Path) -> _Source:
+    result = runs.read_json(run / runs.RESULT)
+    if result is None:
+        if not (run / runs.CONFIG).is_file():
+            raise DataError(f"{run}: no run folder. `recsys train DATASET` makes one and prints where it is.")
+        raise DataError(f"{run}: this run is not finished. The command that started it goes on with it.")
+    dataset = Path(result["dataset"])
+    manifest = read_manifest(dataset)
+    if manifest.fingerprint != result["fingerprint"]:
+        raise DataError(f"{dataset}: not the dataset that {run.name} learnt from; it was prepared anew. Train again.")
+    return _Source(result, Config.model_validate(result["config"]), dataset, manifest, run, refit=False)
+
+
+def _refitted(run: Path, source: _Source) -> _Source:
+    cluster = source.config.cluster.model_copy(update={"storage": str(run.parent)})
+    config = source.config.model_copy(update={"cluster": cluster})
+    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=source.result["best_epoch"])
+    return replace(source, trained=done.folder)
+
+
+def _contents(source: _Source, index: IndexConfig) -> BundleContents:
+    items = _items(source)
+    counts = items.column(schema.COUNT).to_numpy()
+    result, manifest = source.result, source.manifest
+    on = schema.TEST if result["test"] else schema.VALID
+    contents = BundleContents(
+        model=source.config.model.name,
+        items=items,
+        popular=Popularity(counts).ranked,
+        users=manifest.users,
+        events=manifest.events,
+        blocks=_blocks(source, None),
+        config=source.config.model_dump(mode="json"),
+        dataset=manifest.fingerprint,
+        vectors_from=schema.SEGMENTS if source.refit else (schema.TRAIN,),
+        metrics_on=on,
+        metrics=result["test"] or result["metrics"],
+        popularity=result["test_popularity"] or result["popularity"],
+        exclude_seen=manifest.repeats != "keep",
+        recall_floor=index.recall_floor,
+    )
+    return contents if source.config.model.name == "popularity" else _with_vectors(contents, source, counts, index)
+
+
+def _with_vectors(contents: BundleContents, source: _Source, counts: NDArray[np.int64], index: IndexConfig) -> BundleContents:
+    model = _model(source, counts)
+    trained = np.flatnonzero(counts).astype(np.int32)
+    vectors = _numpy(model.item_vectors())
+    vectors[counts == 0] = 0
+    built, report = ann.build(vectors, trained, index)
+    return replace(
+        contents,
+        item_vectors=vectors,
+        index=faiss.serialize_index(built),
+        report=report,
+        known_user=model.known_user,
+        fold_in=FoldIn(kind="ridge", parameters=model.fold_in_parameters()),
+        gram=gram_of(vectors, trained),
+        blocks=_blocks(source, model if model.known_user == "table" else None),
+    )
+
+
+def _model(source: _Source, counts: NDArray[np.int64]) -> Any:
+    manifest = source.manifest
+    catalogue = Catalogue(manifest.users, manifest.items, counts, manifest.mean_rating)
+    model = build(source.config.model, catalogue, source.config.train.seed)
+    best = source.trained / runs.BEST
+    try:
+        model.load_state_dict(checkpoint.read_weights(best))
+    except RuntimeError as error:
+        raise DataError(f"{best}: not of this release's {source.config.model.name}. Train again.\n{error}") from None
+    return model.eval()
+
+
+def _items(source: _Source) -> pa.Table:
+    """The catalogue with how often each item was watched in what the vectors were made from."""
+    manifest = source.manifest
+    check_file(source.dataset / schema.ITEMS_FILE, manifest.items_size, manifest.items_sha256)
+    items = read_items(source.dataset)
+    if not source.refit:
+        return items
+    counts = np.zeros(manifest.items, np.int64)
+    for block in _blocks(source, None):
+        counts += np.bincount(block.histories.item, minlength=manifest.items)
+    return items.set_column(items.schema.get_field_index(schema.COUNT), schema.COUNT, pa.array(counts))
+
+
+def _blocks(source: _Source, model: Any) -> Iterator[UserBlock]:
+    """Every user by number, a row group at a time, with vectors where `model` keeps a table of them."""
+    for file in sorted(source.manifest.user_files, key=lambda file: file.first_user):
+        path = source.dataset / schema.USERS_FOLDER / file.name
+        check_file(path, file.size, file.sha256)
+        parquet = pq.ParquetFile(path)
+        for group in range(parquet.num_row_groups):
+            rows = parquet.read_row_group(group).combine_chunks()
+            histories = Histories.from_arrow(rows)
+            ids = rows.column(schema.USER_ID)
+            vectors = None if model is None else _user_vectors(model, histories, file, source.refit)
+            yield UserBlock(pa.concat_arrays(ids.chunks), histories, vectors)
+
+
+def _user_vectors(model: Any, histories: Histories, file: UserFile, refit: bool) -> NDArray[np.float32]:
+    """[B, D] from the table; zeros for users it never learnt, who are answered from their histories."""
+    ends = histories.lengths.astype(np.int32)
+    known = replace(histories, valid_from=ends, test_from=ends) if refit else histories.segment(schema.TRAIN)
+    known = replace(known, user=known.user.copy(), valid_from=known.valid_from.copy())  # torch wants writable arrays
+    vectors = _numpy(model.user_vectors(known))
+    learnt = (known.lengths > 0) & (refit or file.role in (schema.ALL, schema.TRAIN))
+    vectors[~learnt] = 0
+    return vectors
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy().copy()
+    return array

@@ -1,0 +1,54 @@
+"""What a run and a bundle say about themselves, as rows for a table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recsys.bundle.manifest import MANIFEST_FILE, Manifest
+
+
+def run_columns(run: Path) -> dict[str, dict[str, float]]:
+    """Columns of metrics of a finished run: the model and popularity, on validation and on test."""
+    result = json.loads((run / "result.json").read_bytes())
+    columns = {
+        f"{result['model']} (validation)": result["metrics"],
+        "popularity (validation)": result["popularity"],
+        f"{result['model']} (test)": result.get("test") or {},
+        "popularity (test)": result.get("test_popularity") or {},
+    }
+    return {name: values for name, values in columns.items() if values}
+
+
+def no_better_than_popularity(run: Path, metric: str) -> bool:
+    """Whether a learnt model's metric (on test if there is one, else on validation) is not above popularity's."""
+    result = json.loads((run / "result.json").read_bytes())
+    ours, theirs = result.get("test") or result["metrics"], result.get("test_popularity") or result["popularity"]
+    return bool(result["model"] != "popularity" and metric in ours and metric in theirs and ours[metric] <= theirs[metric])
+
+
+def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
+    """What a published bundle holds, and how well its index finds what exact search finds."""
+    manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    rows: list[tuple[str, Any]] = [
+        ("model", manifest.model),
+        ("users", manifest.users),
+        ("items", manifest.items),
+        ("vectors from", ", ".join(manifest.vectors_from)),
+        *_quality(manifest),
+        ("megabytes", round(sum(file.size for file in manifest.files.values()) / 1e6, 1)),
+    ]
+    if (index := manifest.index) is not None:
+        rows += [
+            ("index", f"{index.kind}, {index.indexed:,} items"),
+            ("recall@10 against exact", f"{index.recall_at_10:.4f} (at least {index.recall_low:.4f}, {index.users} users)"),
+            ("milliseconds a query", f"{index.ann_ms:.3f} (exact {index.exact_ms:.3f})"),
+        ]
+    return rows
+
+
+def _quality(manifest: Manifest) -> list[tuple[str, str]]:
+    name = next((name for name in manifest.metrics if name.startswith("ndcg@")), None)
+    if name is None:
+        return []
+    popularity = f" (popularity {manifest.popularity[name]:.4f})" if name in manifest.popularity else ""
+    return [(f"{name} on {manifest.metrics_on}", f"{manifest.metrics[name]:.4f}{popularity}")]

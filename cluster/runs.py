@@ -1,0 +1,151 @@
+"""The folder of a run: its name, what is in it, and whether it may be gone on with."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from recsys import __version__
+from recsys.config import Config
+from recsys.data.dataset import DatasetManifest
+from recsys.errors import ConfigError, DataError
+from recsys.training.checkpoint import differences
+
+CONFIG, ENVIRONMENT, METRICS, PROGRESS = "config.json", "environment.json", "metrics.jsonl", "progress.json"
+CURVES, RESULT, BEST = "curves.png", "result.json", "best"
+
+LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "pandas", "faiss-cpu")
+
+
+def run_folder(config: Config, name: str) -> Path:
+    """Absolute, because workers run elsewhere. Raises ConfigError for storage that is not a mounted folder."""
+    storage = config.cluster.storage
+    if "://" in storage:
+        raise ConfigError(f"cluster.storage = {storage}: runs need a folder that all hosts mount. Give its path.")
+    if Path(name).name != name:
+        raise ConfigError(f"--name {name}: a run's name is one folder name, without slashes.")
+    return Path(storage).resolve() / name
+
+
+def default_name(manifest: DatasetManifest, config: Config, refit_epochs: int | None = None) -> str:
+    """`<model>-<8 hex>` of what decides the result: the dataset, and every setting but the cluster's.
+
+    So the same command finds its own run again, with whatever number of workers.
+    """
+    decisive = {"dataset": manifest.fingerprint, "refit": refit_epochs, **config.model_dump(mode="json", exclude={"cluster"})}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return f"{config.model.name}-{digest[:8]}"
+
+
+@dataclass(frozen=True)
+class Before:
+    """What an earlier start of the run has left: finished epochs, and whether that was all."""
+
+    epochs: int = 0
+    finished: bool = False
+
+
+def claim(folder: Path, dataset: Path, manifest: DatasetManifest, config: Config, refit_epochs: int | None) -> Before:
+    """Make the run folder and note in it what is trained, or find there what an earlier start of the same has left.
+
+    Raises ConfigError with the differences where a run of that name trains something else.
+    """
+    told = {"dataset": str(dataset), "fingerprint": manifest.fingerprint, "refit_epochs": refit_epochs}
+    saved = read_json(folder / CONFIG)
+    if saved is not None:
+        _refuse_another(folder, saved, told, config)
+    rows, result = read_rows(folder), read_json(folder / RESULT)
+    trained = rows[-1]["epoch"] if rows else 0
+    if trained > (refit_epochs or config.train.epochs):
+        raise ConfigError(
+            f"{folder}: has trained {trained} epochs already, train.epochs = {config.train.epochs} would take some back. "
+            "Ask for as many or more, or give another --name."
+        )
+    finished = result is not None and _ends_alike(result["config"]["train"], config)
+    if not finished:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
+        write_json(folder / CONFIG, {**told, "config": config.model_dump(mode="json")})
+        write_json(folder / ENVIRONMENT, _software())
+    return Before(trained, finished)
+
+
+def note_hardware(folder: Path, hardware: Mapping[str, Any]) -> None:
+    """Add to environment.json what the workers compute with, which only they know."""
+    write_json(folder / ENVIRONMENT, {**(read_json(folder / ENVIRONMENT) or {}), "hardware": hardware})
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file. Raises DataError where it is cut or altered."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}). Delete this run folder and train again.") from None
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace the file in one go: a reader sees the old or the new, never half."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_text(json.dumps(content, indent=1), "utf-8")
+    staged.replace(path)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Whole rows of metrics.jsonl; one that is just being written is left for later."""
+    path = folder / METRICS
+    text = path.read_text("utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl."""
+    staged = folder / f".{METRICS}"
+    staged.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    staged.replace(folder / METRICS)
+
+
+def _software() -> dict[str, Any]:
+    """Versions of this project, Python and the libraries that decide a result, and the commit if there is one."""
+    return {
+        "recsys-cluster": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def _refuse_another(folder: Path, saved: dict[str, Any], told: dict[str, Any], config: Config) -> None:
+    changed = [f"{name}: {saved[name]} → {told[name]}" for name in ("fingerprint", "refit_epochs") if saved[name] != told[name]]
+    changed += differences(saved["config"], config)
+    if changed:
+        raise ConfigError(
+            f"{folder} is a run of something else:\n  " + "\n  ".join(changed) + "\n"
+            "Take the old settings, give another --name, or delete that folder."
+        )
+
+
+def _ends_alike(train: dict[str, Any], config: Config) -> bool:
+    """Whether training would end at the same epoch: if not, a finished run goes on."""
+    now = config.model_dump(mode="json")["train"]
+    return all(train[name] == now[name] for name in ("epochs", "patience", "metric_ks"))
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
+        )
+    except OSError:  # no git on this machine
+        return None
+    return done.stdout.strip() or None

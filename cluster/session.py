@@ -1,0 +1,114 @@
+"""Ray for the time of a `with`: the cluster we are in, else one of our own on this machine."""
+
+import logging
+import math
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.data import DataContext
+
+from recsys.config import ClusterConfig
+from recsys.errors import ConfigError, RecsysError
+
+
+@contextmanager
+def session(config: ClusterConfig, workers: int | None = None) -> Iterator[None]:
+    """Connect to Ray, or start it; shut down what was started here and nothing else.
+
+    Joined is a Ray this process already uses, or the one that RAY_ADDRESS names (`ray job submit` sets it). Otherwise one
+    starts here, which lets in only who has its token, without a dashboard, with room for `workers` (`config.num_workers`)
+    and their readers. Ray's own log lines stay in its session folder; RAY_LOG_TO_DRIVER=1 shows them.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _connect(config, config.num_workers if workers is None else workers)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def reader_cpus(config: ClusterConfig) -> float:
+    """CPUs that a reading task reserves: 1, or 0 where workers leave none, since then it would wait for ever."""
+    return 1 if _total("CPU") - config.num_workers * config.cpus_per_worker >= 1 else 0
+
+
+def takes_gpu(config: ClusterConfig) -> bool:
+    """Whether each worker takes a GPU. Raises ConfigError where GPUs are demanded and there are too few."""
+    enough = _total("GPU") >= config.num_workers
+    if config.use_gpu == "yes" and not enough:
+        raise ConfigError(
+            f"cluster.use_gpu = yes, but Ray sees fewer than {config.num_workers} GPUs. Lower cluster.num_workers, or set auto."
+        )
+    return enough and config.use_gpu != "no"
+
+
+def _total(resource: str) -> float:
+    return float(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
+
+
+def _connect(config: ClusterConfig, workers: int) -> None:
+    # Ray reads these when it starts: no reports home, and no warning about a default that is to change.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": os.environ.get("RAY_LOG_TO_DRIVER") == "1"}
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            _knock(address)
+            ray.init(address=address, **quiet)
+        else:
+            _ensure_token_can_be_kept()
+            _keep_freed_memory()
+            ray.init(address="local", **_local_resources(config, workers), **quiet)
+    except (ConnectionError, OSError) as error:
+        raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
+    _hush_ray_data()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _local_resources(config: ClusterConfig, workers: int) -> dict[str, Any]:
+    # Logical CPUs need not be cores: workers reserve theirs first, and Ray Data must find some left.
+    needed = math.ceil(workers * config.cpus_per_worker) + config.readers + 2
+    return {
+        "num_cpus": max(needed, os.cpu_count() or 1),
+        "object_store_memory": config.object_store_bytes,
+        "include_dashboard": False,
+    }
+
+
+def _ensure_token_can_be_kept() -> None:
+    """A Ray started here asks for a token, which Ray keeps under the home folder; where it cannot, keep it in memory."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    home = Path.home()
+    kept = home / ".ray"
+    if not os.access(kept if kept.exists() else home, os.W_OK):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _keep_freed_memory() -> None:
+    """Let processes of this Ray use freed arrays again, up to 64 MB, where the C library would hand them back to the kernel
+    and get them zeroed page by page: a fifth of ingest's time (docs/log.md)."""
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        os.environ.setdefault(name, str(64 << 20))
+
+
+def _hush_ray_data() -> None:
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False

@@ -1,0 +1,117 @@
+"""`manifest.json` of a bundle: what it holds, what made it, how good it is, and a hash of every file."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MANIFEST_HASH = "manifest.sha256"  # of manifest.json, as `sha256sum -c` reads it: a flipped bit there is caught too
+CURRENT_FILE = "CURRENT"
+
+ITEM_VECTORS = "item_vectors.npy"  # [N, D] float32, row = item; zeros where `index.faiss` does not hold the item
+USER_VECTORS = "user_vectors.npy"  # [U, D] float32, row = user; only where known_user = "table"
+INDEX = "index.faiss"  # inner product; id = item
+POPULAR = "popular.npy"  # [P] int32 items, most watched in train first; what a stranger gets
+ITEMS = "items.arrow"  # uncompressed IPC, row = item: the dataset's items.parquet
+USER_HASHES = "users/hashes.npy"  # [U] uint64, sorted: first 8 bytes of blake2b(user_id), big endian
+USER_ROWS = "users/rows.npy"  # [U] int32: row of that user in history/ and user_vectors.npy
+USER_IDS = "users/ids.arrow"  # the id strings by row, to confirm a hash
+HISTORY_OFFSETS = "history/offsets.npy"  # [U + 1] int64
+HISTORY_ITEM = "history/item.npy"  # [E] int32
+HISTORY_RATING = "history/rating.npy"  # [E] float32
+HISTORY_TIME = "history/time.npy"  # [E] int64
+HISTORY_BOUNDS = "history/bounds.npy"  # [U, 2] int32: valid_from, test_from
+FOLD_IN_GRAM = "fold_in_gram.npy"  # [D, D] float64; only where fold_in = "ridge"
+FILES = frozenset(
+    {
+        ITEM_VECTORS,
+        USER_VECTORS,
+        INDEX,
+        POPULAR,
+        ITEMS,
+        USER_HASHES,
+        USER_ROWS,
+        USER_IDS,
+        HISTORY_OFFSETS,
+        HISTORY_ITEM,
+        HISTORY_RATING,
+        HISTORY_TIME,
+        HISTORY_BOUNDS,
+        FOLD_IN_GRAM,
+    }
+)
+"""Every file a bundle of this format version may hold: any other name, and so any path out of it, is refused."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Part):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class IndexReport(_Part):
+    """The index, and its recall and latency against exact search, measured at export on real user vectors.
+
+    Latencies in milliseconds a query, one thread, batches of 64. `recall_low`: 95% lower bound over users.
+    """
+
+    kind: Literal["flat", "hnsw", "ivf"]
+    parameters: dict[str, int]
+    indexed: int
+    recall_at_10: float
+    recall_low: float
+    users: int
+    ann_ms: float
+    exact_ms: float
+
+
+class GoldenQuery(_Part):
+    """A history, and the exact answer the bundle must give to it before it is served."""
+
+    items: tuple[int, ...]
+    ratings: tuple[float, ...]
+    answer: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+class FoldIn(_Part):
+    """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items,
+    `none` for models without vectors. The exact formula is `recsys.retrieval.fold_in`."""
+
+    kind: Literal["ridge", "none"]
+    parameters: dict[str, float] = {}
+
+
+class Manifest(_Part):
+    """Written last: a folder without it is not a bundle."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    version: str
+    created: str
+    writer: str
+    model: str
+    config: dict[str, Any]
+    dataset: str
+    vectors_from: tuple[str, ...]
+    metrics_on: str
+    metrics: dict[str, float]
+    popularity: dict[str, float]
+    items: int
+    users: int
+    events: int
+    dim: int
+    known_user: Literal["table", "history", "none"]
+    fold_in: FoldIn
+    exclude_seen: bool
+    known_until: Literal["valid", "test", "end"] = "end"
+    recall_floor: float
+    index: IndexReport | None
+    golden: tuple[GoldenQuery, ...]
+    files: dict[str, FileEntry]

@@ -1,0 +1,182 @@
+"""Open a bundle: verified, its parts checked against each other, arrays mapped into memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recsys.bundle import inventory
+from recsys.bundle import manifest as layout
+from recsys.bundle.arrays import read_array
+from recsys.bundle.ids import UserIds
+from recsys.bundle.manifest import Manifest
+from recsys.data import schema
+from recsys.errors import BundleError
+
+KINDS = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSW, "ivf": faiss.IndexIVF}
+
+
+@dataclass(frozen=True)
+class StoredHistories:
+    """Every user's events by row: offsets [U + 1] into item, rating and time [E]; bounds [U, 2] (valid_from, test_from)."""
+
+    offsets: NDArray[np.int64]
+    item: NDArray[np.int32]
+    rating: NDArray[np.float32]
+    time: NDArray[np.int64]
+    bounds: NDArray[np.int32]
+
+    def events(self, row: int, known_until: str) -> slice:
+        """Where the events of a user before validation (`valid`), before test (`test`), or all (`end`) lie."""
+        start, end = int(self.offsets[row]), int(self.offsets[row + 1])
+        if known_until != "end":
+            end = start + int(self.bounds[row, 0 if known_until == "valid" else 1])
+        return slice(start, end)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle. Shapes: U users, N items, D dimensions, P items that were watched in training.
+
+    popular: [P] int32; item_vectors: [N, D], user_vectors: [U, D] and gram: [D, D], None where the model has none;
+    indexed: int32, ascending: items that `index` holds and personalised lists are made of.
+    """
+
+    folder: Path
+    manifest: Manifest
+    items: pa.Table
+    popular: NDArray[np.int32]
+    users: UserIds
+    histories: StoredHistories
+    item_vectors: NDArray[np.float32] | None = None
+    user_vectors: NDArray[np.float32] | None = None
+    gram: NDArray[np.float64] | None = None
+    index: Any = None
+    indexed: NDArray[np.int32] | None = None
+
+    @property
+    def version(self) -> str:
+        """What answers name as their origin."""
+        return self.manifest.version
+
+
+def open_bundle(folder: Path, *, everything: bool = False) -> Bundle:
+    """Open a bundle, or refuse it with the reason. everything: hash all files, whatever the receipt says.
+
+    Raises BundleError where a file is missing, unexpected, altered or unsafe, or the parts do not fit each other.
+    """
+    folder = Path(folder)
+    manifest, digest = inventory.read_manifest(folder)
+    inventory.verify(folder, manifest, digest, everything=everything)
+    return load(folder, manifest)
+
+
+def load(folder: Path, manifest: Manifest) -> Bundle:
+    """Map the files of a verified bundle and check them against each other. Raises BundleError."""
+    users, items, dim = manifest.users, manifest.items, manifest.dim
+    index, indexed = _read_index(folder, manifest)
+    bundle = Bundle(
+        folder=folder,
+        manifest=manifest,
+        items=_read_items(folder, manifest),
+        popular=read_array(folder / layout.POPULAR, np.int32, (None,)),
+        users=_read_user_ids(folder, users),
+        histories=_read_histories(folder, users, manifest.events),
+        item_vectors=_optional(folder, manifest, layout.ITEM_VECTORS, np.float32, (items, dim)),
+        user_vectors=_optional(folder, manifest, layout.USER_VECTORS, np.float32, (users, dim)),
+        gram=_optional(folder, manifest, layout.FOLD_IN_GRAM, np.float64, (dim, dim)),
+        index=index,
+        indexed=indexed,
+    )
+    _cross_check(bundle)
+    return bundle
+
+
+def _optional(folder: Path, manifest: Manifest, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    return read_array(folder / name, dtype, shape) if name in manifest.files else None
+
+
+def _read_histories(folder: Path, users: int, events: int) -> StoredHistories:
+    histories = StoredHistories(
+        offsets=read_array(folder / layout.HISTORY_OFFSETS, np.int64, (users + 1,)),
+        item=read_array(folder / layout.HISTORY_ITEM, np.int32, (events,)),
+        rating=read_array(folder / layout.HISTORY_RATING, np.float32, (events,)),
+        time=read_array(folder / layout.HISTORY_TIME, np.int64, (events,)),
+        bounds=read_array(folder / layout.HISTORY_BOUNDS, np.int32, (users, 2)),
+    )
+    if histories.offsets[0] != 0 or histories.offsets[-1] != events:
+        raise BundleError(f"{folder / layout.HISTORY_OFFSETS}: does not end where the events do. Export again.")
+    return histories
+
+
+def _read_user_ids(folder: Path, users: int) -> UserIds:
+    ids = _read_arrow(folder / layout.USER_IDS).column(schema.USER_ID)
+    if len(ids) != users:
+        raise BundleError(f"{folder / layout.USER_IDS}: {len(ids):,} ids for {users:,} users. Export again.")
+    hashes = read_array(folder / layout.USER_HASHES, np.uint64, (users,))
+    return UserIds(hashes, read_array(folder / layout.USER_ROWS, np.int32, (users,)), ids)
+
+
+def _read_items(folder: Path, manifest: Manifest) -> pa.Table:
+    items = _read_arrow(folder / layout.ITEMS)
+    if items.num_rows != manifest.items or schema.ITEM_ID not in items.column_names:
+        raise BundleError(f"{folder / layout.ITEMS}: not the {manifest.items:,} items of the manifest. Export again.")
+    return items
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate()
+    except (OSError, pa.ArrowException) as error:
+        raise BundleError(f"{path}: not an Arrow file ({error}). Export again.") from None
+    return table
+
+
+def _read_index(folder: Path, manifest: Manifest) -> tuple[Any, NDArray[np.int32] | None]:
+    """The FAISS index, parsed from bytes that were hashed just before, and the items it holds."""
+    if manifest.index is None:
+        return None, None
+    content = (folder / layout.INDEX).read_bytes()
+    inventory.check_bytes(folder / layout.INDEX, content, manifest.files[layout.INDEX])
+    try:
+        index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
+    except RuntimeError as error:
+        raise BundleError(f"{folder / layout.INDEX}: FAISS cannot read it ({error}). Export again.") from None
+    return index, _indexed(folder / layout.INDEX, index, manifest)
+
+
+def _indexed(path: Path, index: Any, manifest: Manifest) -> NDArray[np.int32]:
+    report = manifest.index
+    assert report is not None
+    if index.d != manifest.dim or index.ntotal != report.indexed or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise BundleError(f"{path}: {index.ntotal:,} vectors of {index.d}, the manifest says otherwise. Export again.")
+    if not isinstance(index, faiss.IndexIDMap):
+        raise BundleError(f"{path}: {type(index).__name__} maps no ids. Export again.")
+    inner = faiss.downcast_index(index.index)
+    if not isinstance(inner, KINDS[report.kind]):  # it would refuse the search settings of another kind, at every request
+        raise BundleError(f"{path}: {type(inner).__name__}, the manifest says {report.kind}. Export again.")
+    ids = faiss.vector_to_array(index.id_map)
+    if len(ids) != index.ntotal or (len(ids) and (ids.min() < 0 or ids.max() >= manifest.items)) or (np.diff(ids) <= 0).any():
+        raise BundleError(f"{path}: its id map does not fit the {manifest.items:,} items. Export again.")
+    return ids.astype(np.int32)
+
+
+def _cross_check(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    have = (bundle.item_vectors is not None, bundle.index is not None)
+    if have != (manifest.dim > 0, manifest.dim > 0):
+        raise BundleError(f"{bundle.folder}: vectors and index do not both fit {manifest.dim} dimensions. Export again.")
+    if (bundle.user_vectors is not None) != (manifest.known_user == "table"):
+        raise BundleError(f"{bundle.folder}: user vectors where there should be none, or none where needed. Export again.")
+    if (bundle.gram is not None) != (manifest.fold_in.kind == "ridge"):
+        raise BundleError(f"{bundle.folder}: fold-in without its Gram matrix, or the reverse. Export again.")
+    popular = bundle.popular
+    if len(popular) and (popular.min() < 0 or popular.max() >= manifest.items):
+        raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that do not exist. Export again.")
+    if bundle.indexed is not None and not np.isin(popular, bundle.indexed).all():
+        raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that the index does not hold. Export again.")

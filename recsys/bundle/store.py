@@ -1,0 +1,173 @@
+"""Bundles under a root: `<root>/<name>/<version>/`, and which version of each name is served (`CURRENT`)."""
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.bundle import inventory
+from recsys.bundle.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest
+from recsys.bundle.read import Bundle, open_bundle
+from recsys.errors import BundleError, ConfigError
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+Check = Callable[[Bundle], object]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One published bundle; `current`: whether it is the version served."""
+
+    name: str
+    version: str
+    current: bool
+    folder: Path
+    model: str
+    items: int
+    users: int
+
+
+def plain(name: str) -> str:
+    """The name itself, if it can be one folder's name. Raises ConfigError."""
+    if name in (CURRENT_FILE, MANIFEST_FILE):
+        raise ConfigError(f"{name}: a file of that name means something else among bundles. Choose another name.")
+    if not PLAIN_NAME.fullmatch(name):
+        raise ConfigError(f"{name!r}: use letters, digits, dots, dashes and underscores, beginning with a letter or digit.")
+    return name
+
+
+def versions(folder: Path) -> list[str]:
+    """Published versions of a name's folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if _is_version(path))
+
+
+def current(folder: Path) -> Path:
+    """The folder of the version served. Raises BundleError where there is none, or CURRENT names no version."""
+    path = folder / CURRENT_FILE
+    try:
+        version = path.read_text("ascii").removesuffix("\n")
+    except (OSError, ValueError):
+        raise BundleError(f"{path}: missing or altered. See `recsys bundle list`, then: recsys bundle promote") from None
+    if not PLAIN_NAME.fullmatch(version) or not _is_version(folder / version):
+        raise BundleError(f"{path}: names {version!r}, which is not here. Choose one: recsys bundle promote")
+    return folder / version
+
+
+def resolve(path: Path, name: str | None = None) -> Path:
+    """The bundle meant by a path: a bundle itself, a name's folder (its CURRENT), or a root (of `name`, or of one name only).
+
+    Raises BundleError where nothing, more than one or a bundle of another name is meant.
+    """
+    path = Path(path)
+    if (path / MANIFEST_FILE).exists():
+        return _of_name(path, name)
+    if (path / CURRENT_FILE).exists():
+        return _of_name(current(path), name)
+    names = [plain(name)] if name else [folder.name for folder in _names(path)]
+    if len(names) == 1 and (path / names[0] / CURRENT_FILE).exists():
+        return current(path / names[0])
+    found = f"there are {', '.join(names)}; name one of them" if len(names) > 1 else "make one: recsys export RUN"
+    raise BundleError(f"{path}: no bundle here: {found}.")
+
+
+def listing(root: Path) -> list[Listed]:
+    """Every bundle under a root, or of one name's folder, newest last. Raises BundleError at a manifest that is not whole."""
+    root = Path(root)
+    folders = [root] if versions(root) else _names(root)
+    return [_listed(folder, version) for folder in folders for version in versions(folder)]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, whose own hash is checked. Raises BundleError."""
+    return inventory.read_manifest(Path(folder))[0]
+
+
+def verify(folder: Path, check: Check | None = None) -> int:
+    """Hash every file anew, open the bundle, and `check` it (golden queries). Returns how many files. Raises BundleError."""
+    bundle = open_bundle(folder, everything=True)
+    if check is not None:
+        check(bundle)
+    return len(bundle.manifest.files)
+
+
+def promote(folder: Path, version: str, check: Check | None = None) -> str:
+    """Serve a version from now on; verified before, so that a bad one never replaces a good one. Returns it."""
+    folder = Path(folder)
+    if version not in versions(folder):
+        raise BundleError(f"{folder}: no version {version}. There are: {', '.join(versions(folder)) or 'none'}.")
+    verify(folder / version, check)
+    with locked(folder):
+        point(folder, version)
+    return version
+
+
+def rollback(folder: Path, check: Check | None = None) -> str:
+    """Serve the version before the current one. Returns it. Raises BundleError where there is none."""
+    folder = Path(folder)
+    now = current(folder).name
+    before = [version for version in versions(folder) if version < now]
+    if not before:
+        raise BundleError(f"{folder}: no version before {now} to go back to.")
+    return promote(folder, before[-1], check)
+
+
+def point(folder: Path, version: str) -> None:
+    """Replace CURRENT as a whole; call it while `locked`."""
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".current-", delete=False) as file:
+        file.write(version + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(folder / CURRENT_FILE)
+    sync_folder(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One publisher at a time on a name's folder; the lock goes with the process that held it."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has a folder's entries."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_version(path: Path) -> bool:
+    return bool(PLAIN_NAME.fullmatch(path.name)) and not path.is_symlink() and (path / MANIFEST_FILE).is_file()
+
+
+def _of_name(bundle: Path, name: str | None) -> Path:
+    if name and (own := read_manifest(bundle).name) != name:
+        raise BundleError(f"{bundle}: a bundle of {own}, not of {name}. Give the root folder, or leave the name out.")
+    return bundle
+
+
+def _names(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if versions(path)) if root.is_dir() else []
+
+
+def _listed(folder: Path, version: str) -> Listed:
+    manifest = read_manifest(folder / version)
+    served = version == _served(folder)
+    return Listed(folder.name, version, served, folder / version, manifest.model, manifest.items, manifest.users)
+
+
+def _served(folder: Path) -> str | None:
+    """The version served; None too where CURRENT is broken, for the listing is where to look then."""
+    try:
+        return current(folder).name
+    except BundleError:
+        return None

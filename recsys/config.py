@@ -1,0 +1,280 @@
+"""All settings, typed and documented: one TOML file and `--set section.key=value`."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from recsys.errors import ConfigError
+
+Split = Literal["auto", "time", "leave_last_out", "users", "items", "given"]
+Repeats = Literal["last", "first", "keep"]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class DataConfig(Section):
+    """How sources become a dataset folder (`recsys prepare`)."""
+
+    format: str = "auto"
+    """auto recognises it by its files; or ml-100k, movielens-dat, movielens-csv, lightgcn, ncf, sequence, tabular."""
+    fold: str | None = None
+    """Which published split to take where a source has several, such as `u1` or `ua` of ml-100k."""
+    user_column: str | None = None
+    """Column holding the user's id in csv, tsv and parquet; unset: recognised by usual names."""
+    item_column: str | None = None
+    """Column holding the item's id; unset: recognised by usual names."""
+    rating_column: str | None = None
+    """Column holding the rating; unset: recognised by usual names, absent: every rating is 1."""
+    time_column: str | None = None
+    """Column holding Unix seconds or ISO 8601; unset: recognised by usual names."""
+    catalogue: str | None = None
+    """File describing items (csv, tsv or parquet) for a tabular source."""
+    delimiter: str | None = Field(None, pattern=r'^[^"\r\n[:^ascii:]]+$')
+    """Field delimiter of text files; unset: by file name and first line."""
+    encoding: Literal["utf-8", "latin-1"] | None = None
+    """Encoding of text files; unset: as the format's publisher uses."""
+    min_rating: float | None = None
+    """Implicit feedback: keep only events rated at least this; unset keeps all."""
+    core: int = Field(0, ge=0)
+    """k-core: drop users and items with fewer events than this, again and again until none is left."""
+    sample: float = Field(1.0, gt=0, le=1)
+    """Fraction of users to keep, chosen by a hash of their id, so histories stay whole."""
+    repeats: Repeats = "last"
+    """What becomes of a user's second event on an item."""
+    split: Split = "auto"
+    """How held-out events are chosen; `auto`: the published split, else leave_last_out."""
+    valid_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share held out for validation: of events (time, given), of users (users), of items (items)."""
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share held out for test: of events (time), of users (users), of items (items)."""
+    valid_time: int | None = None
+    """Split `time`: Unix second at which validation begins; unset: by valid_fraction."""
+    test_time: int | None = None
+    """Split `time`: Unix second at which test begins; unset: by test_fraction."""
+    shown_fraction: float = Field(0.8, gt=0, lt=1)
+    """Split `users`: share of a held-out user's events that the model is shown."""
+    shards: int | None = Field(None, ge=1)
+    """Number of user files; unset: 20, and one more for each further million events."""
+    row_group_events: int = Field(131_072, ge=1)
+    """Events in a row group of a user file: the unit that training shuffles."""
+    range_bytes: int = Field(32 << 20, ge=1 << 10)
+    """Big text files are read in parallel as ranges of this many bytes."""
+    max_bad_rows: float = Field(0.01, ge=0, le=1)
+    """Share of rows that may be rejected before the run fails."""
+    strict: bool = False
+    """Fail on columns nobody asked for, instead of warning once."""
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    """Seeds the permutation of sources without order, and the choice of held-out users and items."""
+
+
+class ModelConfig(Section):
+    """What is learnt."""
+
+    name: str = "mf"
+    """Which model; `recsys.models.MODELS` holds them."""
+    dim: int = Field(64, ge=1)
+    """Dimensions of a user and an item vector, before biases."""
+    loss: Literal["softmax", "bpr", "mse"] = "softmax"
+    """softmax and bpr learn an order from what was watched; mse learns ratings."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15."""
+    cosine: bool = False
+    """softmax and bpr: vectors are compared by cosine, and exported normalised."""
+    negatives: int = Field(1024, ge=1)
+    """Negatives drawn a step, shared by the whole effective batch (softmax, bpr)."""
+    negative_source: Literal["uniform", "popularity", "in_batch"] = "uniform"
+    """Where negatives come from; in_batch takes the batch's own positives."""
+    logq: bool = True
+    """Correct softmax for how likely each negative was to be drawn."""
+    biases: bool = True
+    """Learn a bias for each item, and with mse for each user."""
+    l2: float = Field(0.25, ge=0)
+    """L2 penalty on the rows of each event, over the root of how many events such a row has on average."""
+    fold_in_ridge: float = Field(10.0, gt=0)
+    """Ridge that holds a folded-in vector near the average user."""
+    fold_in_target: float = Field(4.0, gt=0)
+    """softmax and bpr: what a folded-in vector should score on what the history holds, before biases."""
+    fold_in_weight: float = Field(0.003, ge=0)
+    """softmax and bpr: how much a folded-in vector shuns what the history does not hold."""
+
+
+class TrainConfig(Section):
+    """How it is learnt."""
+
+    epochs: int = Field(30, ge=1)
+    """Most passes over the training events."""
+    batch_size: int = Field(4096, ge=1)
+    """Effective batch: positives a step, over all workers together."""
+    optimizer: Literal["adam", "adagrad"] = "adam"
+    """Row-wise optimizer of the tables: only rows a step touched are read and written."""
+    learning_rate: float = Field(0.01, gt=0)
+    """Step size at the first epoch."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of all gradients together; unset: no clipping."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the matrix products; auto takes what measures fastest on this hardware."""
+    threads: int | None = Field(None, ge=1)
+    """Threads a worker computes with; unset: its share of the cores."""
+    metric: str = "ndcg@10"
+    """Validation metric that chooses the best epoch: ndcg@k, hr@k, recall@k, mrr@k or rmse."""
+    metric_ks: tuple[int, ...] = (10, 20)
+    """Cut-offs at which ranking metrics are reported."""
+    patience: int = Field(5, ge=1)
+    """Stop after this many epochs without a better metric; the best weights are restored."""
+    plateau_patience: int = Field(2, ge=0)
+    """Epochs without a better metric before the learning rate falls."""
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    """What the learning rate is multiplied by then."""
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    """Seeds initial weights, order and negatives."""
+
+
+class IndexConfig(Section):
+    """How items are searched."""
+
+    kind: Literal["auto", "flat", "hnsw", "ivf"] = "auto"
+    """FAISS index; auto chooses by the size of the catalogue."""
+    flat_until: int = Field(100_000, ge=0)
+    """auto: up to this many items the index is exact."""
+    hnsw_until: int = Field(2_000_000, ge=0)
+    """auto: up to this many items HNSW, beyond it IVF."""
+    hnsw_m: int = Field(32, ge=2)
+    """Neighbours a node keeps."""
+    hnsw_ef_construction: int = Field(200, ge=1)
+    """Candidates looked at while building."""
+    hnsw_ef_search: int = Field(128, ge=1)
+    """Candidates looked at while searching."""
+    ivf_lists: int | None = Field(None, ge=1)
+    """Cells; unset: 4 times the root of the number of items."""
+    ivf_probes: int = Field(32, ge=1)
+    """Cells searched."""
+    recall_floor: float = Field(0.95, ge=0, le=1)
+    """Below this recall@10 against exact search the server answers exactly."""
+    audit_users: int = Field(1000, ge=1)
+    """Real user vectors on which recall and latency are measured at export."""
+
+
+class ClusterConfig(Section):
+    """Where it runs and how it streams."""
+
+    num_workers: int = Field(1, ge=1)
+    """Training workers; they change speed, not quality."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """Whether a worker takes a GPU; auto: if the cluster has one for each."""
+    cpus_per_worker: float = Field(1, gt=0)
+    """Logical CPUs a worker reserves."""
+    storage: str = "runs"
+    """Folder of runs; with several hosts, one that all of them mount."""
+    window_events: int = Field(1 << 20, ge=1)
+    """Shuffle window: events in a macro-batch, permuted together."""
+    mix_shards: int = Field(8, ge=1)
+    """Shards that a macro-batch mixes at least."""
+    readers: int = Field(2, ge=1)
+    """Ray Data tasks a worker reads macro-batches with."""
+    prefetch: int = Field(2, ge=0)
+    """Macro-batches read ahead."""
+    max_failures: int = Field(3, ge=0)
+    """Times a broken worker group is started again from its last checkpoint."""
+    object_store_bytes: int = Field(1 << 30, ge=80 << 20)
+    """Object store of a Ray started here; a Ray joined keeps its own."""
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    index: IndexConfig = IndexConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = (), base: dict[str, Any] | None = None) -> Config:
+    """Settings from `base` (a dumped Config), then a TOML file, then `section.key=value` strings.
+
+    Raises ConfigError with the nearest name for an unknown key, or with what a value should be.
+    """
+    values: dict[str, Any] = {name: dict(section) for name, section in (base or {}).items()}
+    if path is not None:
+        _merge(values, _read_toml(path), where=str(path))
+    for override in overrides:
+        _merge(values, _parse_override(override), where=f"--set {override}")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def describe(config: Config) -> Iterator[tuple[str, str, Any, str]]:
+    """Every field as (section, key, effective value, documentation)."""
+    for section_name in Config.model_fields:
+        section = getattr(config, section_name)
+        for key, field in type(section).model_fields.items():
+            yield section_name, key, getattr(section, key), field.description or ""
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing TOML file to --config.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}.") from None
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"--set {override}: write section.key=value, such as --set train.epochs=5.")
+    return {section: {key: _parse_value(text.strip())}}
+
+
+def _parse_value(text: str) -> Any:
+    if text.lower() in ("none", "null", ""):
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string
+
+
+def _merge(values: dict[str, Any], more: dict[str, Any], where: str) -> None:
+    for section, keys in more.items():
+        fields = _section_fields(section, where)
+        if not isinstance(keys, dict):
+            raise ConfigError(f"{where}: {section} is a section; write {section}.key = value.")
+        for key, value in keys.items():
+            if key not in fields:
+                raise ConfigError(f"{where}: no setting {section}.{key}.{_nearest(key, list(fields))}")
+            values.setdefault(section, {})[key] = value
+
+
+def _section_fields(section: str, where: str) -> dict[str, FieldInfo]:
+    if section not in Config.model_fields:
+        raise ConfigError(f"{where}: no section {section}.{_nearest(section, list(Config.model_fields))}")
+    fields: dict[str, FieldInfo] = type(getattr(Config(), section)).model_fields
+    return fields
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return f"{name} = {first['input']!r}: {first['msg'].lower()}. `recsys config` documents every setting."
+
+
+SPLITS: tuple[str, ...] = get_args(Split)

@@ -1,0 +1,1 @@
+"""Interactions and catalogues: raw formats, splits, and the dataset folder."""

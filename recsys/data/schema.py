@@ -1,0 +1,74 @@
+"""Names of columns and files, spelled once, and the Arrow schemas of the dataset folder."""
+
+import pyarrow as pa
+
+# Columns of the uniform events table that every source is turned into (one row an event) ...
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+RATING = "rating"
+TIME = "time"
+ORDER = "order"  # place in the source: range << 40 | row, so that ties keep the source's order
+ROLE = "role"  # segment of a published split: one of SEGMENTS
+
+# ... and of the dataset folder (one row a user; one row an item).
+USER = "user"
+ITEM = "item"
+VALID_FROM = "valid_from"
+TEST_FROM = "test_from"
+TITLE = "title"
+YEAR = "year"
+GENRES = "genres"
+COUNT = "count"
+
+TRAIN, VALID, TEST = "train", "valid", "test"
+SEGMENTS = (TRAIN, VALID, TEST)
+ALL = "all"
+ROLES = (ALL, TRAIN, VALID, TEST)
+
+DATASET_FILE = "dataset.json"
+ITEMS_FILE = "items.parquet"
+USERS_FOLDER = "users"
+REJECTS_FOLDER = "rejects"
+
+EVENTS = pa.schema(
+    [
+        (USER_ID, pa.string()),
+        (ITEM_ID, pa.string()),
+        (RATING, pa.float32()),
+        (TIME, pa.int64()),
+        (ORDER, pa.int64()),
+        (ROLE, pa.int8()),
+    ]
+)
+
+USERS = pa.schema(
+    [
+        (USER, pa.int32()),
+        (USER_ID, pa.string()),
+        (ITEM, pa.list_(pa.int32())),
+        (RATING, pa.list_(pa.float32())),
+        (TIME, pa.list_(pa.int64())),
+        (VALID_FROM, pa.int32()),
+        (TEST_FROM, pa.int32()),
+    ]
+)
+
+# The columns every items.parquet begins with; other attributes follow, COUNT comes last.
+ITEMS = pa.schema(
+    [
+        (ITEM, pa.int32()),
+        (ITEM_ID, pa.string()),
+        (TITLE, pa.string()),
+        (YEAR, pa.int32()),
+        (GENRES, pa.list_(pa.string())),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        ("file", pa.string()),
+        ("position", pa.int64()),
+        ("reason", pa.string()),
+        ("raw", pa.string()),
+    ]
+)

@@ -1,0 +1,210 @@
+"""Losses of a step whose negatives all its events share: logits are one matrix product, made block by block.
+
+Shapes: B events, N negatives, D dimensions; b events of a block. Every loss is the sum over the events.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Elements of a block of logits: on a CPU it stays in the cache from the product to both gradients (measured: 2^19 to
+# 2^21 are alike, one block of everything takes 1.5 times as long); a GPU wants few large kernels.
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+
+# exp(64) times a million negatives is far from the end of float32 and bfloat16, and so is exp(-64).
+LARGEST_EXPONENT = 64.0
+
+
+class Hits(NamedTuple):
+    """Accidental hits: (event, negative) couples in which the negative is the event's own positive. row is ascending."""
+
+    row: Tensor
+    column: Tensor
+
+
+def accidental_hits(item_B: Tensor, negatives_N: Tensor) -> Hits:
+    """Couples to leave out of the loss, without comparing every event with every negative."""
+    ordered_N, place_N = torch.sort(negatives_N)
+    first_B = torch.searchsorted(ordered_N, item_B)
+    count_B = torch.searchsorted(ordered_N, item_B, right=True) - first_B
+    row = torch.repeat_interleave(count_B)
+    start_B = count_B.cumsum(0) - count_B
+    column = place_N[torch.arange(len(row), device=row.device) - start_B[row] + first_B[row]]
+    return Hits(row, column)
+
+
+def sampled_softmax(
+    user_BD: Tensor,
+    positive_BD: Tensor,
+    negative_ND: Tensor,
+    hits: Hits,
+    *,
+    temperature: float,
+    log_q: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Cross-entropy of the positive against itself and the negatives: Σ_b log Σ_j exp(s_bj) − s_b.
+
+    s = u·v / temperature − log q(item), for the positive as for the negatives (Bengio & Senécal 2008; for batches of
+    positives Yi et al., RecSys 2019): without it items drawn often would be pushed down for being drawn.
+    log_q: ([B] of the positives, [N] of the negatives), each up to the same constant.
+    """
+    task = _Task(hits, _softmax_block, 1 / temperature, log_q)
+    if _bound(user_BD, positive_BD, negative_ND, task) < LARGEST_EXPONENT:
+        task = task._replace(rule=_bounded_softmax_block)
+    return _SharedNegatives.apply(user_BD, positive_BD, negative_ND, task)  # type: ignore[no-any-return]
+
+
+def bpr(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits) -> Tensor:
+    """Σ_b mean_n −log σ(s_b − s_bn), s = u·v (Rendle et al., UAI 2009), each event against every shared negative."""
+    return _SharedNegatives.apply(  # type: ignore[no-any-return]
+        user_BD, positive_BD, negative_ND, _Task(hits, _bpr_block)
+    )
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Each row divided by its length; a row of zeros stays one. [R, D] → [R, D], with a lean gradient."""
+    return _Unit.apply(rows)  # type: ignore[no-any-return]
+
+
+def squared_error(predicted_B: Tensor, rating_B: Tensor) -> Tensor:
+    """Σ_b ½ (predicted − rating)²."""
+    return (predicted_B - rating_B).square().sum() / 2
+
+
+class Block(NamedTuple):
+    """What a block's logits come to. The gradient of the loss by a logit is weights [b, N] · scale [b]."""
+
+    loss: Tensor
+    weights: Tensor
+    scale: Tensor
+    positive_gradient: Tensor
+
+
+Rule = Callable[[Tensor, Tensor, tuple[Tensor, Tensor]], Block]
+
+
+def _softmax_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor]) -> Block:
+    # float16 has no room for small exponentials; bfloat16 has float32's range.
+    logits_bN = logits_bN.float() if logits_bN.dtype == torch.float16 else logits_bN
+    shift_b = torch.maximum(logits_bN.amax(1), positive_b.to(logits_bN.dtype))
+    return _softmax_of_exp(logits_bN.sub_(shift_b[:, None]).exp_(), positive_b - shift_b, hits)
+
+
+def _bounded_softmax_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor]) -> Block:
+    if logits_bN.dtype == torch.float16:
+        return _softmax_block(logits_bN, positive_b, hits)
+    return _softmax_of_exp(logits_bN.exp_(), positive_b, hits)
+
+
+def _softmax_of_exp(exp_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor]) -> Block:
+    exp_bN[hits] = 0
+    positive_exp_b = positive_b.exp()
+    sum_b = exp_bN.sum(1, dtype=positive_b.dtype) + positive_exp_b
+    return Block((sum_b.log() - positive_b).sum(), exp_bN, 1 / sum_b, positive_exp_b / sum_b - 1)
+
+
+def _bpr_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor]) -> Block:
+    margin_bN = logits_bN.to(positive_b.dtype).sub_(positive_b[:, None])
+    margin_bN[hits] = -torch.inf
+    weight_bN, share = margin_bN.sigmoid(), 1 / max(logits_bN.shape[1], 1)
+    loss = F.softplus(margin_bN).sum() * share
+    return Block(loss, weight_bN, torch.full_like(positive_b, share), -weight_bN.sum(1) * share)
+
+
+class _Task(NamedTuple):
+    """What besides the vectors makes up the logits: sharpness · u·v − log_q, and the rule that turns them into a loss."""
+
+    hits: Hits
+    rule: Rule
+    sharpness: float = 1.0
+    log_q: tuple[Tensor, Tensor] | None = None
+
+
+class _SharedNegatives(torch.autograd.Function):
+    """The loss and its gradients in one pass over the logits, which are never held whole."""
+
+    @staticmethod
+    def forward(ctx: Any, user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, task: _Task) -> Tensor:
+        dtype = _compute_dtype(user_BD)
+        with torch.autocast(user_BD.device.type, enabled=False):
+            loss, *gradients = _loss_and_gradients(user_BD, positive_BD, negative_ND, task, dtype)
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        # In place, to save three copies: this graph is gone through once.
+        return *(gradient.mul_(upstream[0]) for gradient in ctx.saved_tensors), None
+
+
+def _loss_and_gradients(
+    user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, task: _Task, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    log_q_B, log_q_N = task.log_q or (None, None)
+    positive_B = (user_BD * positive_BD).sum(1).mul_(task.sharpness)
+    positive_B = positive_B if log_q_B is None else positive_B - log_q_B
+    user, negative = (user_BD * task.sharpness).to(dtype), negative_ND.to(dtype)
+    offset_N = None if log_q_N is None else log_q_N.to(dtype)
+    user_gradient, negative_gradient = torch.empty_like(user_BD), torch.zeros_like(negative_ND)
+    positive_gradient_B, loss = torch.empty_like(positive_B), positive_B.new_zeros(())
+    for rows, hits in _blocks(user, negative, task.hits):
+        logits = user[rows] @ negative.T
+        block = task.rule(logits if offset_N is None else logits.sub_(offset_N), positive_B[rows], hits)
+        weights = block.weights.to(dtype)
+        scale = block.scale[:, None] * task.sharpness
+        torch.mul(weights @ negative, scale, out=user_gradient[rows])
+        negative_gradient += weights.T @ (user_BD[rows] * scale).to(dtype)
+        positive_gradient_B[rows] = block.positive_gradient * task.sharpness
+        loss += block.loss
+    user_gradient.addcmul_(positive_BD, positive_gradient_B[:, None])
+    return loss, user_gradient, user_BD * positive_gradient_B[:, None], negative_gradient
+
+
+class _Unit(torch.autograd.Function):
+    """The gradient of a direction is what is left of it after its part along the row is taken off, over the length."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        shorten = 1 / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12)
+        directions: Tensor = rows * shorten
+        ctx.save_for_backward(directions, shorten)
+        return directions
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        directions, shorten = ctx.saved_tensors
+        along = (upstream[0] * directions).sum(1, keepdim=True)
+        across: Tensor = torch.addcmul(upstream[0], directions, along, value=-1)
+        return across.mul_(shorten)
+
+
+@torch.no_grad()
+def _bound(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, task: _Task) -> float:
+    """What no score is above, by the vectors' lengths. A GPU is not asked, as it would have to stop for the answer.
+
+    Where it is small, exp cannot overflow, and two passes over the logits are saved: to find each row's maximum and to
+    take it off.
+    """
+    if user_BD.is_cuda or not len(user_BD) or not len(negative_ND):
+        return math.inf
+    users, *others = (float(torch.linalg.vector_norm(rows, dim=1).max()) for rows in (user_BD, positive_BD, negative_ND))
+    rarest = min(float(log_q.min()) for log_q in task.log_q) if task.log_q else 0.0
+    return users * max(others) * task.sharpness - rarest
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
+def _blocks(user: Tensor, negative: Tensor, hits: Hits) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+    """Slices of the events, with the accidental hits in each, counted from its start."""
+    rows = max(1, BLOCK_ELEMENTS.get(user.device.type, 1 << 27) // max(len(negative), 1))
+    starts = list(range(0, len(user), rows))
+    bounds = torch.searchsorted(hits.row, torch.tensor([*starts, len(user)], device=user.device)).tolist()
+    for start, first, last in zip(starts, bounds, bounds[1:], strict=False):
+        yield slice(start, start + rows), (hits.row[first:last] - start, hits.column[first:last])

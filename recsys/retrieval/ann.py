@@ -1,0 +1,134 @@
+"""Approximate search by FAISS: build the index that suits the catalogue, search it, measure what it misses.
+
+Shapes: B queries, N items, M of them indexed, D dimensions.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from recsys.bundle.manifest import IndexReport
+from recsys.config import IndexConfig
+from recsys.retrieval.topk import NOTHING, top_k
+
+Floats = NDArray[np.float32]
+Kind = Literal["flat", "hnsw", "ivf"]
+AUDIT_K = 10
+AUDIT_BATCH = 64
+OVER_FETCH = 16  # candidates beyond k, so that rounding inside the index cannot move the border of a list
+TRAIN_A_CELL = 64  # vectors a cell that k-means looks at
+
+
+def choose(items: int, config: IndexConfig) -> Kind:
+    """Which index suits a catalogue of this size."""
+    if config.kind != "auto":
+        return config.kind
+    return "flat" if items <= config.flat_until else "hnsw" if items <= config.hnsw_until else "ivf"
+
+
+def build(item_vectors_ND: Floats, indexed: NDArray[np.int32], config: IndexConfig) -> tuple[Any, IndexReport]:
+    """An inner-product index of the `indexed` items (ascending), its ids item numbers, and a report not yet measured."""
+    vectors_MD = np.ascontiguousarray(item_vectors_ND[indexed], np.float32)
+    kind = choose(len(indexed), config)
+    inner, parameters = _BUILD[kind](vectors_MD, config)
+    index = faiss.IndexIDMap(inner)
+    index.add_with_ids(vectors_MD, indexed.astype(np.int64))
+    unmeasured = {"recall_at_10": 0.0, "recall_low": 0.0, "users": 0, "ann_ms": 0.0, "exact_ms": 0.0}
+    return index, IndexReport(kind=kind, parameters=parameters, indexed=len(indexed), **unmeasured)
+
+
+def search(index: Any, report: IndexReport, queries_BD: Floats, k: int) -> NDArray[np.int64]:
+    """[B, k] items that are probably among the best, in no promised order, padded with NOTHING.
+
+    A query's result depends on it and `k` alone, not on the batch.
+    """
+    queries_BD = np.ascontiguousarray(queries_BD, np.float32)
+    found: NDArray[np.int64] = index.search(queries_BD, k, params=_search_parameters(report, k))[1]
+    return found
+
+
+def audit(
+    index: Any, report: IndexReport, queries_BD: Floats, item_vectors_ND: Floats, indexed: NDArray[np.int32]
+) -> IndexReport:
+    """The report with recall@10 against exact search, its 95% lower bound over users, and both latencies.
+
+    queries_BD: vectors of real users, one row a user.
+    """
+    k = min(AUDIT_K, len(indexed))
+    never = np.setdiff1d(np.arange(len(item_vectors_ND), dtype=np.int32), indexed)
+    exact_BK, exact_ms = _timed(lambda part: top_k(part, item_vectors_ND, k, never=never)[0], queries_BD)
+    ann_BK, ann_ms = _timed(lambda part: search(index, report, part, k + OVER_FETCH), queries_BD)
+    hits_B = [len(np.intersect1d(exact, ann)) / max(k, 1) for exact, ann in zip(exact_BK, ann_BK, strict=True)]
+    measured = {"recall_at_10": float(np.mean(hits_B)), "recall_low": lower_bound(np.array(hits_B)), "users": len(queries_BD)}
+    return report.model_copy(update=measured | {"ann_ms": ann_ms, "exact_ms": exact_ms})
+
+
+def lower_bound(recalls_B: NDArray[np.float64]) -> float:
+    """95% one-sided lower bound of the mean recall over users.
+
+    By Wilson's score interval with each user's recall as a share of successes: it stays below 1 where every user had all,
+    unlike a bound from the spread between users, which would be 0 wide there. A share varies less than a coin, so the
+    bound is on the safe side.
+    """
+    users, mean, z = len(recalls_B), float(recalls_B.mean()), 1.6449
+    centre = mean + z * z / (2 * users)
+    spread = z * math.sqrt(mean * (1 - mean) / users + z * z / (4 * users * users))
+    return max(0.0, (centre - spread) / (1 + z * z / users))
+
+
+def _timed(search_part: Callable[[Floats], NDArray[Any]], queries_BD: Floats) -> tuple[NDArray[Any], float]:
+    """Results in batches, and the median milliseconds a query on one thread."""
+    parts, took = [], []
+    with threadpool_limits(1):
+        for start in range(0, len(queries_BD), AUDIT_BATCH):
+            part, began = queries_BD[start : start + AUDIT_BATCH], time.perf_counter()
+            parts.append(search_part(part))
+            took.append((time.perf_counter() - began) * 1000 / len(part))
+    return np.concatenate(parts), float(np.median(took))
+
+
+def _flat(vectors_MD: Floats, config: IndexConfig) -> tuple[Any, dict[str, int]]:
+    return faiss.IndexFlatIP(vectors_MD.shape[1]), {}
+
+
+def _hnsw(vectors_MD: Floats, config: IndexConfig) -> tuple[Any, dict[str, int]]:
+    index = faiss.IndexHNSWFlat(vectors_MD.shape[1], config.hnsw_m, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = config.hnsw_ef_construction, config.hnsw_ef_search
+    parameters = {"m": config.hnsw_m, "ef_construction": config.hnsw_ef_construction, "ef_search": config.hnsw_ef_search}
+    return index, parameters
+
+
+def _ivf(vectors_MD: Floats, config: IndexConfig) -> tuple[Any, dict[str, int]]:
+    """Cells found through a graph: so a query's cells do not depend on the batch, as they could by a GEMM's rounding."""
+    count, dims = vectors_MD.shape
+    lists = min(config.ivf_lists or int(4 * math.sqrt(count)) or 1, max(count, 1))
+    quantizer: Any = faiss.IndexHNSWFlat(dims, config.hnsw_m, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(quantizer, dims, lists, faiss.METRIC_INNER_PRODUCT)
+    quantizer.this.disown()
+    index.own_fields = True
+    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = TRAIN_A_CELL, 1
+    index.train(vectors_MD)
+    index.nprobe = min(config.ivf_probes, lists)  # for who reads the file without our settings
+    return index, {"lists": lists, "probes": min(config.ivf_probes, lists)}
+
+
+_BUILD: dict[Kind, Callable[[Floats, IndexConfig], tuple[Any, dict[str, int]]]] = {"flat": _flat, "hnsw": _hnsw, "ivf": _ivf}
+
+
+def _search_parameters(report: IndexReport, k: int) -> Any:
+    made: Any = faiss  # its type stubs lack what SWIG wraps
+    if report.kind == "hnsw":
+        return made.SearchParametersHNSW(efSearch=max(report.parameters["ef_search"], k))
+    if report.kind == "ivf":
+        probes = report.parameters["probes"]
+        return made.SearchParametersIVF(nprobe=probes, quantizer_params=made.SearchParametersHNSW(efSearch=4 * probes))
+    return None
+
+
+__all__ = ["NOTHING", "audit", "build", "choose", "lower_bound", "search"]

@@ -1,0 +1,26 @@
+"""Answers as JSON: the same from the service and from the command line, to the digit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from recsys.retrieval.requests import Answer
+
+
+def answer_json(answer: Answer, describe: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    """An answer as plain data. describe: `Catalogue.describe` of the recommender that made it, or one that remembers."""
+    items = zip(answer.items.tolist(), answer.scores, strict=True)
+    return {
+        "items": [{**describe(item), "score": score} for item, score in items],
+        "path": answer.path,
+        "fallback": answer.fallback,
+        "reason": answer.reason,
+        "unknown_items": answer.unknown_items,
+        "bundle": answer.version,
+    }
+
+
+def to_json(content: Any) -> bytes:
+    """Scores in the fewest digits that tell them apart; dates and what else an attribute may be as text, NaN as null."""
+    return orjson.dumps(content, default=str, option=orjson.OPT_SERIALIZE_NUMPY)

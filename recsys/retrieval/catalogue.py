@@ -1,0 +1,76 @@
+"""The items: their ids, what is known of them, and a search over their titles."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recsys.data import schema
+
+MARKS = r"\p{M}+"  # accents, once letters are decomposed
+
+
+class Catalogue:
+    """Items by number: describe, find by id, search by title."""
+
+    def __init__(self, items: pa.Table) -> None:
+        self.table = items.combine_chunks()
+        self.ids: list[str] = self.table.column(schema.ITEM_ID).to_pylist()
+        self._numbers = {item_id: number for number, item_id in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def number(self, item_id: str) -> int | None:
+        """The number of an item, None for an id that is not in the catalogue."""
+        return self._numbers.get(item_id)
+
+    def numbers(self, item_ids: Iterable[str]) -> tuple[NDArray[np.int32], list[str]]:
+        """The numbers of the known ids, in order and each once, and the unknown ids."""
+        found = dict.fromkeys(item_ids)
+        known = [number for item_id in found if (number := self._numbers.get(item_id)) is not None]
+        return np.array(known, np.int32), [item_id for item_id in found if item_id not in self._numbers]
+
+    def describe(self, item: int) -> dict[str, Any]:
+        """Every attribute of an item, with its id and title; an item without a title is called by its id."""
+        row: dict[str, Any] = self.table.slice(item, 1).to_pylist()[0]
+        row.pop(schema.ITEM, None)
+        row[schema.TITLE] = row.get(schema.TITLE) or row[schema.ITEM_ID]
+        return row
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """[N] how often each item was watched in training."""
+        if schema.COUNT not in self.table.column_names:
+            return np.zeros(len(self), np.int64)
+        counts: NDArray[np.int64] = self.table.column(schema.COUNT).to_numpy().astype(np.int64)
+        return counts
+
+    def search(self, text: str, limit: int = 20) -> NDArray[np.int32]:
+        """Items whose title holds `text`, whatever its case and accents: first where it begins the title, then where it
+        begins a word, each by how often the item was watched. `text` is taken as it is: no pattern language."""
+        plain = " ".join(text.encode("utf-8", "ignore").decode().split())  # JSON may carry half a character
+        wanted = _folded(pa.array([plain], pa.string()))[0].as_py()
+        if not wanted:
+            return np.zeros(0, np.int32)
+        places = pc.find_substring(self._titles, wanted).to_numpy()
+        found = np.flatnonzero(places >= 0)
+        words = pc.match_substring(self._titles.take(pa.array(found)), " " + wanted).to_numpy(zero_copy_only=False)
+        grade = np.where(places[found] == 0, 0, np.where(words, 1, 2))
+        best = np.lexsort((found, -self.counts[found], grade))[:limit]
+        return found[best].astype(np.int32)
+
+    @cached_property
+    def _titles(self) -> pa.Array:
+        ids = self.table.column(schema.ITEM_ID)
+        titles = self.table.column(schema.TITLE) if schema.TITLE in self.table.column_names else ids
+        return _folded(pa.concat_arrays(pc.coalesce(titles, ids).chunks or [pa.array([], pa.string())]))
+
+
+def _folded(texts: pa.Array) -> pa.Array:
+    """Lower case without accents."""
+    return pc.utf8_lower(pc.replace_substring_regex(pc.utf8_normalize(texts, "NFKD"), MARKS, ""))

@@ -1,0 +1,80 @@
+"""Golden queries: answers recorded when a bundle was made, asked again before it is used.
+
+They catch what hashes cannot: vectors, ids and index that are whole but do not belong together, or arithmetic that changed.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from recsys.bundle.manifest import GoldenQuery
+from recsys.bundle.read import Bundle
+from recsys.errors import BundleError, RequestError
+from recsys.retrieval.filters import contains
+from recsys.retrieval.requests import Answer, Event, Request
+from recsys.retrieval.topk import NOTHING, rescore
+
+ANSWERED = 10
+TOLERANCE = 1e-4  # of a score, for other processors' rounding
+History = tuple[Sequence[int], Sequence[float]]
+Recommend = Callable[[Sequence[Request]], list[Answer | RequestError]]
+
+
+def record(bundle: Bundle, recommend: Recommend, histories: Iterable[History]) -> tuple[GoldenQuery, ...]:
+    """Golden queries from some histories (items, ratings), answered by exact search."""
+    asked = [GoldenQuery(items=tuple(items), ratings=tuple(ratings), answer=(), scores=()) for items, ratings in histories]
+    return tuple(
+        query.model_copy(update={"answer": tuple(answer.items.tolist()), "scores": tuple(answer.scores.tolist())})
+        for query, answer in zip(asked, recommend(_requests(bundle, asked)), strict=True)
+        if isinstance(answer, Answer)
+    )
+
+
+def check(bundle: Bundle, recommend: Recommend) -> None:
+    """Raises BundleError unless every golden query is answered as recorded and the index agrees with the vectors."""
+    golden = bundle.manifest.golden
+    for query, answer in zip(golden, recommend(_requests(bundle, golden)), strict=True):
+        if not isinstance(answer, Answer) or not _same(query, answer):
+            raise BundleError(f"{bundle.folder}: a golden query is answered otherwise than when it was made. Export again.")
+    _check_index(bundle)
+
+
+def _requests(bundle: Bundle, queries: Iterable[GoldenQuery]) -> list[Request]:
+    ids = bundle.items.column("item_id")
+    return [
+        Request(
+            history=tuple(Event(ids[item].as_py(), rating) for item, rating in zip(query.items, query.ratings, strict=True)),
+            k=ANSWERED,
+            mode="exact",
+            exclude_seen=True,
+        )
+        for query in queries
+    ]
+
+
+def _same(query: GoldenQuery, answer: Answer) -> bool:
+    """The same scores place by place, and the same items but where scores are too near to tell apart."""
+    if len(query.answer) != len(answer.items):
+        return False
+    then, now = np.array(query.scores), answer.scores.astype(np.float64)
+    close = np.abs(then - now) <= TOLERANCE * np.maximum(1.0, np.abs(then))
+    moved = np.array(query.answer) != answer.items
+    gaps = np.abs(then[:, None] - then[None, :])
+    np.fill_diagonal(gaps, np.inf)
+    return bool(close.all() and not (moved & (gaps.min(axis=1, initial=np.inf) > TOLERANCE)).any())
+
+
+def _check_index(bundle: Bundle) -> None:
+    """The scores that the index gives for a few of its own items must be those of the vectors by the same ids."""
+    if bundle.index is None or bundle.item_vectors is None or bundle.indexed is None or not len(bundle.indexed):
+        return
+    probes = bundle.indexed[np.linspace(0, len(bundle.indexed) - 1, min(8, len(bundle.indexed))).astype(int)]
+    queries_BD = np.ascontiguousarray(bundle.item_vectors[probes])
+    scores_BK, ids_BK = bundle.index.search(queries_BD, min(ANSWERED, len(bundle.indexed)))
+    for query_D, scores, ids in zip(queries_BD, scores_BK, ids_BK, strict=True):
+        kept = ids != NOTHING
+        if not contains(bundle.indexed, ids[kept]).all():
+            raise BundleError(f"{bundle.folder}: the index names items it does not hold. Export again.")
+        expected = rescore(query_D, bundle.item_vectors[ids[kept]])
+        if (np.abs(scores[kept] - expected) > TOLERANCE * np.abs(expected).max(initial=1.0)).any():
+            raise BundleError(f"{bundle.folder}: index and item vectors do not belong together. Export again.")

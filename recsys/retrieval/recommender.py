@@ -1,0 +1,131 @@
+"""The only recommender: a bundle and requests in, answers out; the server, the batch scorer and the command line call it."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.bundle.read import Bundle
+from recsys.errors import RequestError
+from recsys.retrieval import golden, requests
+from recsys.retrieval.catalogue import Catalogue
+from recsys.retrieval.filters import Items, contains, union, without
+from recsys.retrieval.requests import Answer, Event, Mode, Request
+from recsys.retrieval.searcher import Found, Query, Searcher
+from recsys.retrieval.topk import nearest
+from recsys.retrieval.users import NO_ITEMS, Taste, Tastes, User
+
+KnownUntil = Literal["valid", "test", "end"]
+
+
+class Recommender:
+    """Answers requests from one bundle. Keeps no state between requests, so threads may share it.
+
+    Eligible are the items that the index holds; for whom nothing personal is known, those watched in training. If `k`
+    eligible items are left after what is hidden, `k` come back, by (-score, item).
+    """
+
+    def __init__(self, bundle: Bundle, *, known_until: KnownUntil | None = None) -> None:
+        """known_until: cut known users' histories before validation or test, for evaluation; unset: as the bundle says.
+
+        Raises BundleError where the bundle does not answer its golden queries as it did when it was made.
+        """
+        self.bundle = bundle
+        self.items = Catalogue(bundle.items)
+        self._tastes = Tastes(bundle, self.items, known_until or bundle.manifest.known_until)
+        self._searcher = None if bundle.item_vectors is None else Searcher(bundle)
+        golden.check(bundle, self.recommend)
+
+    def check(self, request: Request) -> None:
+        """Raises RequestError for a request that cannot be answered."""
+        requests.check(request)
+
+    def recommend(self, asked: Sequence[Request]) -> list[Answer | RequestError]:
+        """An answer to each request, in order; in place of a bad request's answer its error, the others being answered."""
+        prepared = [self._prepare(request) for request in asked]
+        queries = [each[0] for each in prepared if not isinstance(each, RequestError)]
+        found = iter(self._find(queries))
+        return [each if isinstance(each, RequestError) else self._answer(*each, next(found)) for each in prepared]
+
+    def similar(self, item_id: str, k: int = 10) -> Answer:
+        """The items nearest to one by cosine. Raises RequestError for an item that is not in the catalogue."""
+        self.check(Request(k=k))
+        item = self.items.number(item_id)
+        if item is None:
+            raise RequestError("unknown_item", f"no item {item_id!r} in the catalogue; search by title for its id.")
+        query = Query(None, k, np.array([item], np.int32))
+        vectors, indexed = self.bundle.item_vectors, self.bundle.indexed
+        if vectors is None or indexed is None:
+            return self._answer(query, Taste(None, reason="the model has no vectors"), [], self._popular(query))
+        if not contains(indexed, query.hidden)[0]:
+            taste = Taste(None, reason="the item was not watched in training, so it has no vector")
+            return self._answer(query, taste, [], self._popular(query))
+        return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases(vectors), indexed, item, k), "exact"))
+
+    def search(self, text: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Descriptions of the items whose title holds `text`, most likely meant first."""
+        return [self.items.describe(int(item)) for item in self.items.search(text, limit)]
+
+    def user(self, user_id: str, limit: int | None = None) -> User:
+        """A known user's events with titles, newest first, `limit` of them. Raises RequestError for a stranger."""
+        return self._tastes.describe(user_id, limit)
+
+    def taste(self, user_id: str) -> Taste:
+        """What a user is searched for with."""
+        return self._tastes.of(user_id, None)
+
+    def _without_biases(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the items are about: how much they are liked by all says nothing of likeness."""
+        parameters = self.bundle.manifest.fold_in.parameters
+        free = int(parameters["free"]) if "free" in parameters else vectors_ND.shape[1]
+        about: NDArray[np.float32] = vectors_ND[:, : free - int("mean" in parameters)]
+        return about
+
+    def _prepare(self, request: Request) -> tuple[Query, Taste, list[str]] | RequestError:
+        try:
+            self.check(request)
+        except RequestError as error:
+            return error
+        taste = self._tastes.of(request.user, request.history)
+        exclude, unknown_excluded = self.items.numbers(request.exclude)
+        allow, unknown_allowed = self.items.numbers(request.allow or ())
+        exclude_seen = self.bundle.manifest.exclude_seen if request.exclude_seen is None else request.exclude_seen
+        seen = taste.seen if exclude_seen else NO_ITEMS
+        hidden = union(exclude, seen) if len(exclude) else seen
+        query = Query(taste.vector, request.k, hidden, None if request.allow is None else union(allow), request.mode)
+        return query, taste, list(dict.fromkeys([*taste.unknown, *unknown_excluded, *unknown_allowed]))
+
+    def _find(self, queries: Sequence[Query]) -> list[Found]:
+        personal = [query for query in queries if query.vector is not None]
+        found = iter(self._searcher.search(personal) if self._searcher is not None and personal else [])
+        return [self._popular(query) if query.vector is None else next(found) for query in queries]
+
+    def _popular(self, query: Query) -> Found:
+        popular = self.bundle.popular
+        if query.allowed is not None:
+            popular = popular[contains(query.allowed, popular)]
+        items = without(popular[: query.k + len(query.hidden)], query.hidden)[: query.k]
+        return Found(items, self.items.counts[items].astype(np.float32), "popular")
+
+    def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found) -> Answer:
+        reasons = [taste.reason, found.reason, _shortage(query.k, found.items)]
+        return Answer(
+            item_ids=[self.items.ids[item] for item in found.items],
+            items=found.items,
+            scores=found.scores,
+            path=found.path,
+            fallback=found.path == "popular" and taste.reason is not None,
+            version=self.bundle.version,
+            reason="; ".join(reason for reason in reasons if reason) or None,
+            unknown_items=unknown,
+        )
+
+
+def _shortage(k: int, items: NDArray[np.int32]) -> str | None:
+    if len(items) >= k:
+        return None
+    return f"only {len(items)} eligible items are left" if len(items) else "no eligible item is left"
+
+
+__all__ = ["Answer", "Event", "Items", "KnownUntil", "Mode", "Recommender", "Request", "User"]

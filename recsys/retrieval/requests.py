@@ -1,0 +1,98 @@
+"""What is asked and what is answered, and the check that a request can be answered at all."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import RequestError
+
+Mode = Literal["auto", "ann", "exact"]
+ServedBy = Literal["ann", "exact", "popular"]
+LARGEST_RATING = 1_000_000  # beyond it scores could overflow
+INT64 = range(-(1 << 63), 1 << 63)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a history: an item's id, and where known its rating and time (Unix seconds)."""
+
+    item: str
+    rating: float | None = None
+    time: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who asks, and for what.
+
+    user: a known user's id; history: his events, oldest first, or those since the bundle if `user` is given too. Neither:
+    a stranger. exclude_seen: None does what the bundle says; exclude, allow: ids never, or only, to recommend.
+    """
+
+    user: str | None = None
+    history: tuple[Event, ...] | None = None
+    k: int = 10
+    exclude_seen: bool | None = None
+    exclude: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+    mode: Mode = "auto"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The list, best first, and how it came about.
+
+    scores: inner products (or cosines, of similar items); on the path `popular` how often each item was watched in
+    training. fallback: it is not the personal answer that was asked for; reason: why that, why exact, or why fewer than k.
+    unknown_items: ids in the request that are not in the catalogue.
+    """
+
+    item_ids: list[str]
+    items: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    path: ServedBy
+    fallback: bool
+    version: str
+    reason: str | None = None
+    unknown_items: list[str] = field(default_factory=list)
+
+
+def check(request: Request) -> None:
+    """Raises RequestError for what cannot be answered, saying what to send instead."""
+    if not _is_int(request.k) or request.k < 1:
+        raise RequestError("bad_k", f"k is {request.k!r}: ask for at least 1 item.")
+    if request.mode not in get_args(Mode):
+        raise RequestError("bad_mode", f"mode is {request.mode!r}: use one of {', '.join(get_args(Mode))}.")
+    if not (request.user is None or isinstance(request.user, str)):
+        raise RequestError("bad_user", "user: send the id as a string.")
+    for name in ("exclude", "allow"):
+        ids = getattr(request, name)
+        if not (ids is None and name == "allow") and not _are_strings(ids):
+            raise RequestError(f"bad_{name}", f"{name}: send a list of item ids, as strings.")
+    for event in request.history or ():
+        _check_event(event)
+
+
+def _check_event(event: Event) -> None:
+    if not isinstance(event.item, str):
+        raise RequestError("bad_history", "history: each event names its item by id, as a string.")
+    if event.rating is not None and not _is_rating(event.rating):
+        raise RequestError(
+            "bad_rating", f"history: the rating of item {event.item!r} is not a number up to {LARGEST_RATING:,}."
+        )
+    if event.time is not None and (not _is_int(event.time) or event.time not in INT64):
+        raise RequestError("bad_time", f"history: the time of item {event.item!r} is not Unix seconds.")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_rating(value: Any) -> bool:
+    return isinstance(value, (int, float)) and -LARGEST_RATING <= value <= LARGEST_RATING  # false for NaN
+
+
+def _are_strings(values: Any) -> bool:
+    return isinstance(values, (tuple, list)) and all(isinstance(value, str) for value in values)

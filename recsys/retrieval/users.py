@@ -1,0 +1,117 @@
+"""What is known of who asks: a vector to search with, what he has seen, or why there is no vector.
+
+Shapes: E events of a history, N items, D dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.bundle.read import Bundle
+from recsys.errors import RequestError
+from recsys.retrieval.catalogue import Catalogue
+from recsys.retrieval.filters import Items, contains, union
+from recsys.retrieval.fold_in import fold_in
+from recsys.retrieval.requests import Event
+
+NO_ITEMS = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class Taste:
+    """vector: [D], None where nothing personal can be said, for this `reason`; seen: ascending items."""
+
+    vector: NDArray[np.float32] | None
+    seen: Items = field(default_factory=lambda: NO_ITEMS)
+    reason: str | None = None
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class User:
+    """A known user: how many events he has, and some of them, newest first, as descriptions of items with rating and time."""
+
+    user_id: str
+    events: int
+    history: list[dict[str, Any]]
+
+
+class Tastes:
+    """Makes tastes from the users and the item vectors of a bundle."""
+
+    def __init__(self, bundle: Bundle, items: Catalogue, known_until: str) -> None:
+        self._bundle, self._items, self._known_until = bundle, items, known_until
+
+    def of(self, user_id: str | None, history: Sequence[Event] | None) -> Taste:
+        """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
+        a history that is sent is used in place of the table, after what is stored of `user_id`."""
+        row = None if user_id is None else self._bundle.users.row(user_id)
+        if history is not None:
+            return self._of_events(row, history)
+        if row is None:
+            return Taste(None, reason="no user and no history was given" if user_id is None else "the user is unknown")
+        stored = self._stored(row)
+        vector = None if self._bundle.user_vectors is None else self._bundle.user_vectors[row]
+        if vector is not None and vector.any():
+            return Taste(vector, union(self._bundle.histories.item[stored]))
+        return self._folded(
+            self._bundle.histories.item[stored], self._bundle.histories.rating[stored], "nothing is known of the user"
+        )
+
+    def describe(self, user_id: str, limit: int | None) -> User:
+        """A known user's events with titles, newest first, `limit` of them. Raises RequestError for a stranger."""
+        row = self._bundle.users.row(user_id)
+        if row is None:
+            raise RequestError("unknown_user", f"no user {user_id!r} in bundle {self._bundle.version}; send a history instead.")
+        stored = self._stored(row)
+        places = range(stored.stop - 1, stored.start - 1, -1)[:limit]
+        return User(user_id, stored.stop - stored.start, [self._describe(place) for place in places])
+
+    def _describe(self, place: int) -> dict[str, Any]:
+        histories = self._bundle.histories
+        item = self._items.describe(int(histories.item[place]))
+        return item | {"rating": float(histories.rating[place]), "time": int(histories.time[place])}
+
+    def _stored(self, row: int) -> slice:
+        return self._bundle.histories.events(row, self._known_until)
+
+    def _of_events(self, row: int | None, history: Sequence[Event]) -> Taste:
+        numbers = [self._items.number(event.item) for event in history]
+        sent = [(item, event.rating) for item, event in zip(numbers, history, strict=True) if item is not None]
+        items = np.array([item for item, _ in sent], np.int32)
+        ratings = np.array([self._rating(rating) for _, rating in sent], np.float32)
+        if row is not None:
+            stored = self._stored(row)
+            items = np.concatenate([self._bundle.histories.item[stored], items])
+            ratings = np.concatenate([self._bundle.histories.rating[stored], ratings])
+        unknown = tuple(event.item for item, event in zip(numbers, history, strict=True) if item is None)
+        why = "no item of the history is in the catalogue" if history else "the history is empty"
+        taste = self._folded(items, ratings, why)
+        return Taste(taste.vector, taste.seen, taste.reason, unknown)
+
+    def _rating(self, rating: float | None) -> float:
+        """An event without a rating says as much as an average one, or, where ratings do not count, one."""
+        return self._bundle.manifest.fold_in.parameters.get("mean", 1.0) if rating is None else rating
+
+    def _folded(self, items: Items, ratings: NDArray[np.float32], why_not: str) -> Taste:
+        bundle, seen = self._bundle, union(items)
+        if not len(items):
+            return Taste(None, seen, why_not)
+        if bundle.item_vectors is None or bundle.indexed is None or bundle.gram is None:
+            return Taste(None, seen)
+        items, ratings = _last_of_each(items, ratings)
+        usable = contains(bundle.indexed, items)
+        if not usable.any():
+            return Taste(None, seen, "no item of the history was watched in training")
+        offsets = np.array([0, usable.sum()])
+        parameters = bundle.manifest.fold_in.parameters
+        return Taste(fold_in(bundle.item_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters)[0], seen)
+
+
+def _last_of_each(items: Items, ratings: NDArray[np.float32]) -> tuple[Items, NDArray[np.float32]]:
+    """Each item once, with its last rating, ascending: so the order of a history cannot move a rounding."""
+    unique, first_from_end = np.unique(items[::-1], return_index=True)
+    return unique, ratings[::-1][first_from_end]

@@ -1,0 +1,37 @@
+"""What workers tell one another: a few sums and concatenations over torch.distributed, nothing when alone."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Workers of this run; 1 without torch.distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of every rank's tensor of this shape, in place; all ranks get the same bits."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def concatenate(tensor: Tensor) -> Tensor:
+    """Every rank's tensor, in the order of ranks, along the first dimension, in which they may differ."""
+    if world_size() == 1:
+        return tensor
+    lengths = _lengths(tensor)
+    longest = max(lengths)
+    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+    padded[: len(tensor)] = tensor
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:length] for part, length in zip(gathered, lengths, strict=True)])
+
+
+def _lengths(tensor: Tensor) -> list[int]:
+    lengths = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)
+    lengths[dist.get_rank()] = len(tensor)
+    dist.all_reduce(lengths)
+    return [int(length) for length in lengths.tolist()]

@@ -1,0 +1,101 @@
+"""What this machine computes with: device, arithmetic, threads. Found by looking and measuring, not by name."""
+
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.distributed as dist
+
+from recsys.config import TrainConfig
+from recsys.training import collective
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# bf16 must win clearly on a CPU: it costs three decimal digits.
+CLEARLY = 1.15
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """How a worker computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether batches should be made in pinned memory, from which a GPU copies while it computes."""
+        return self.device.type == "cuda"
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Where matrix products are in `dtype`; does nothing for fp32."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps fp16 gradients out of the range where they vanish; does nothing for other arithmetic."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+def choose(config: TrainConfig, *, device: torch.device | None = None, workers_on_host: int = 1) -> Hardware:
+    """Set this process up to compute: threads, TF32, cuDNN's choice of kernels; the same arithmetic on all workers.
+
+    device: what this worker was given; unset: a GPU if there is one.
+    workers_on_host: training workers that share this host's cores.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // workers_on_host)
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.benchmark = True
+    dtype = DTYPES[config.precision] if config.precision != "auto" else _agreed(fastest(device), device)
+    return Hardware(device, dtype, threads)
+
+
+@cache
+def fastest(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware has it (on a CPU: where it measures faster than fp32), else fp16 on a GPU, fp32 on a CPU."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    fp32, bf16 = gemm_seconds(torch.float32, torch.bfloat16)
+    return torch.bfloat16 if fp32 > CLEARLY * bf16 else torch.float32
+
+
+def gemm_seconds(*dtypes: torch.dtype, repeats: int = 15) -> list[float]:
+    """Seconds of a product as the softmax loss makes it, 1024 users × 64 by 64 × 1024 negatives: the best of some.
+
+    By one thread, and in turn: the answer decides what a run computes, so a busy machine must not change it.
+    """
+    pairs = [(torch.ones(1024, 64, dtype=dtype), torch.ones(64, 1024, dtype=dtype)) for dtype in dtypes]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rounds = [[_seconds(*pair) for pair in pairs] for _ in range(repeats)]
+    finally:
+        torch.set_num_threads(threads)
+    return [min(times) for times in zip(*rounds, strict=True)]
+
+
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    start = time.perf_counter()
+    left @ right
+    return time.perf_counter() - start
+
+
+def _agreed(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What rank 0 found: measurements differ a little, and workers must not."""
+    names = list(DTYPES.values())
+    if collective.world_size() == 1:
+        return dtype
+    choice = torch.tensor(names.index(dtype), device=device)
+    dist.broadcast(choice, src=0)
+    return names[int(choice)]

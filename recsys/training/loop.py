@@ -1,0 +1,237 @@
+"""One epoch: forward, backward, exchange of touched rows, clipping, update."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from recsys.config import TrainConfig
+from recsys.data.histories import Pairs
+from recsys.errors import RecsysError
+from recsys.training import collective, rows
+from recsys.training.hardware import Hardware
+from recsys.training.negatives import Negatives
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """What an epoch came to, over all workers.
+
+    loss: mean over events; grad_norm: root mean square over steps of the norm of all gradients, before clipping;
+    skipped: steps that fp16's scaler left out; seconds are this worker's: wait for data, compute everything else.
+    """
+
+    loss: float
+    events: int
+    steps: int
+    skipped: int
+    grad_norm: float
+    seconds: float
+    wait_seconds: float
+
+    @property
+    def compute_seconds(self) -> float:
+        """Seconds not spent waiting for data."""
+        return self.seconds - self.wait_seconds
+
+    def as_dict(self) -> dict[str, float]:
+        """For a line of metrics.jsonl."""
+        return asdict(self) | {"compute_seconds": self.compute_seconds}
+
+
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """The row-wise optimizer of a model's tables, then Adam for its other parameters if it has any."""
+    tables = list(bare(model).row_tables().values())
+    others = [p for p in model.parameters() if p.requires_grad and not any(p is table for table in tables)]
+    row_wise = rows.ROW_OPTIMIZERS[config.optimizer](tables, config.learning_rate)
+    return [row_wise, *([torch.optim.Adam(others, config.learning_rate)] if others else [])]
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """Wrap in DDP what is not a row table. A model of tables only, or a lone worker's, stays as it is."""
+    tables = {id(table) for table in bare(model).row_tables().values()}
+    ignored = [name for name, parameter in model.named_parameters() if id(parameter) in tables]
+    if collective.world_size() == 1 or len(ignored) == len(list(model.parameters())):
+        return model
+    # DDP knows a parameter of the outermost module as "name" in one place and as ".name" in another.
+    both = [*ignored, *(f".{name}" for name in ignored)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, both)
+    wrapped = DistributedDataParallel(model)
+    wrapped.register_comm_hook(None, _sum_gradients)
+    return wrapped
+
+
+def bare(model: nn.Module) -> Any:
+    """The model itself, out of DDP."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def train_epoch(
+    model: nn.Module,
+    batches: Iterable[Any],
+    optimizers: list[Optimizer],
+    *,
+    hardware: Hardware,
+    scaler: torch.amp.GradScaler | None = None,
+    negatives: Negatives | None = None,
+    clip_norm: float | None = None,
+    epoch: int = 0,
+    first_step: int = 0,
+    on_step: Callable[[int, int], None] | None = None,
+) -> EpochStats:
+    """Train on every batch, in order. All workers must bring equally many; an empty one counts for nothing.
+
+    batches: Pairs of tensors (or what `model.batch` says), this worker's part of each step. `total` may be set to the
+    step's events over all workers; otherwise it is asked for.
+    negatives: drawn by (seed, epoch, step), the first step being `first_step`: more than 0 when an epoch is resumed.
+    on_step: told (step, events of this worker) after each.
+    Raises RecsysError when the loss is no longer a number.
+    """
+    model.train()
+    run = _Epoch(model, optimizers, hardware, scaler or hardware.scaler(), clip_norm)
+    for step, batch in enumerate(run.timed(batches), first_step):
+        run.step(_prepare(batch, hardware.device, negatives, epoch, step), f"epoch {epoch}, step {step}")
+        if on_step:
+            on_step(step, len(batch))
+    return run.stats()
+
+
+@dataclass
+class _Epoch:
+    """What one epoch needs at hand, and its running sums, kept on the device so that a GPU need not stop for them."""
+
+    model: nn.Module
+    optimizers: list[Optimizer]
+    hardware: Hardware
+    scaler: torch.amp.GradScaler
+    clip_norm: float | None
+    began: float = field(default_factory=lambda: time.perf_counter())
+    wait_seconds: float = 0.0
+    steps: int = 0
+    local_events: int = 0
+
+    def __post_init__(self) -> None:
+        # Loss, squares of the gradients' norms, steps skipped.
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.hardware.device)
+
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, their waiting time noted."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self.wait_seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def step(self, batch: Any, where: str) -> None:
+        """One update of the parameters."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with self.hardware.autocast():
+            loss = self.model(batch)
+        self.scaler.scale(loss).backward()
+        rows.exchange(bare(self.model).row_tables())
+        norm = gradient_norm(self.model) / self.scaler.get_scale()
+        self._tame(norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self._note(loss.detach() * batch.total, norm, batch, where)
+
+    def _tame(self, norm: Tensor) -> None:
+        """Clip the gradients; where some worker's overflowed, spoil all workers', so that all of them skip the step."""
+        if self.clip_norm is None and not self.scaler.is_enabled():
+            return
+        factor = (self.clip_norm or torch.inf) / norm
+        scale_gradients(self.model, torch.where(norm.isfinite(), factor.clamp(max=1), torch.nan))
+
+    def _note(self, loss: Tensor, norm: Tensor, batch: Any, where: str) -> None:
+        finite = norm.isfinite()
+        skipped = ~finite if self.scaler.is_enabled() else torch.zeros_like(finite)
+        self.sums += torch.stack([loss.double(), torch.where(skipped, 0, norm.square()), skipped.double()])
+        self.steps += 1
+        self.local_events += len(batch)
+        if self.hardware.device.type == "cpu" or self.steps % 64 == 0:
+            self._refuse_nan(where)
+
+    def _refuse_nan(self, where: str) -> None:
+        loss = float(self.sums[0])
+        if not math.isfinite(loss):
+            raise RecsysError(
+                f"{where}: the loss is {loss}. Resume from the last checkpoint with a smaller train.learning_rate, "
+                "or train.clip_norm=1; if it happens at once, look with `recsys inspect` for ratings far out of range."
+            )
+
+    def stats(self) -> EpochStats:
+        """The sums over all workers."""
+        self._refuse_nan("end of the epoch")
+        local = torch.stack([self.sums[0], self.sums.new_tensor(self.local_events)])
+        loss, events = collective.sum_over_ranks(local).tolist()
+        squares, skipped = self.sums[1:].tolist()
+        return EpochStats(
+            loss=loss / max(events, 1),
+            events=int(events),
+            steps=self.steps,
+            skipped=int(skipped),
+            grad_norm=math.sqrt(squares / max(self.steps - skipped, 1)),
+            seconds=time.perf_counter() - self.began,
+            wait_seconds=self.wait_seconds,
+        )
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """The norm of all gradients together, in float64: users' rows of all workers, the rest as it is on each of them."""
+    tables = bare(model).row_tables()
+    users = [rows.row_gradient(table)[1] for name, table in tables.items() if name == "user"]
+    others = [rows.row_gradient(table)[1] for name, table in tables.items() if name != "user"]
+    square = collective.sum_over_ranks(_squares(users)) + _squares(others + _dense_gradients(model))
+    return square.sqrt()
+
+
+@torch.no_grad()
+def scale_gradients(model: nn.Module, factor: Tensor) -> None:
+    """Multiply every gradient, of rows and of the rest."""
+    values = [rows.row_gradient(table)[1] for table in bare(model).row_tables().values()]
+    for gradient in values + _dense_gradients(model):
+        gradient.mul_(factor.to(gradient.dtype))
+
+
+def _dense_gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
+
+
+def _squares(gradients: list[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(gradient).double() for gradient in gradients]
+    return torch.stack(norms).square().sum() if norms else torch.zeros((), dtype=torch.float64)
+
+
+def _sum_gradients(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """DDP's exchange without its division by the number of workers: the loss is divided by the step's events already."""
+    future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    summed: torch.futures.Future[Tensor] = future.then(lambda done: done.value()[0])
+    return summed
+
+
+def _prepare(batch: Any, device: torch.device, negatives: Negatives | None, epoch: int, step: int) -> Any:
+    """The batch on the device, with the step's negatives and its events over all workers."""
+    total = batch.total if batch.total is not None else _count(batch, device)
+    if not isinstance(batch, Pairs):
+        return batch
+    user, item, rating = (torch.as_tensor(column).to(device, non_blocking=True) for column in batch.columns)
+    item = item.long()
+    drawn = negatives.draw(epoch, step, item) if negatives else None
+    return Pairs(user.long(), item, rating, drawn, total)
+
+
+def _count(batch: Any, device: torch.device) -> Tensor:
+    counted = collective.sum_over_ranks(torch.tensor(float(len(batch)), device=device))
+    return counted.clamp(min=1)

@@ -1,0 +1,1 @@
+"""The online side: Ray Serve round `recsys.retrieval`, thin."""

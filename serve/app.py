@@ -1,0 +1,179 @@
+"""The service on Ray Serve: one deployment that takes HTTP, batches and answers.
+
+serve run serve.app:build bundles=/srv/bundles          on any Ray; addresses come from Serve's own settings
+recsys serve /srv/bundles                               starts Ray and Serve here, and stops them again
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve as ray_serve
+
+from recsys.bundle import store
+from recsys.bundle.read import open_bundle
+from recsys.errors import ConfigError, RecsysError
+from recsys.retrieval.recommender import Recommender
+from recsys.retrieval.requests import Request
+from serve.args import ServeArgs
+from serve.http import create_app
+
+APP_NAME = "recsys"
+OBJECT_STORE_BYTES = 100 << 20  # requests and answers are small
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+HAPROXY_FLAGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}  # of use only together
+
+
+@ray_serve.deployment(name="recommend")
+@ray_serve.ingress()
+class Replica:
+    """One process that answers: HTTP, batching and recommender in one, so that a request crosses no further border."""
+
+    def __init__(self, args: ServeArgs) -> None:
+        self.args = args
+        self.recommender = Recommender(open_bundle(store.resolve(Path(args.bundles), args.name)))
+        self.recommender.search("a", 1)  # folds every title, which the first visitor should not wait for
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(lambda: self.recommender, self.args, echo_request_id=False)
+
+    def check_health(self) -> None:
+        """Ray replaces a replica that fails this three times."""
+        self.recommender.recommend([Request(k=1)])
+
+
+def build(args: ServeArgs) -> ray_serve.Application:
+    """The application for `serve run serve.app:build bundles=…`, a RayService, or `serving`."""
+    located = args.model_copy(update={"bundles": str(Path(args.bundles).resolve())})  # replicas have their own working folder
+    return Replica.options(  # type: ignore[attr-defined, no-any-return]
+        num_replicas=args.replicas,
+        max_ongoing_requests=args.max_ongoing,
+        max_queued_requests=args.max_queued,
+        graceful_shutdown_wait_loop_s=0.5,
+        max_constructor_retry_count=3,
+        ray_actor_options={
+            "num_cpus": args.cpus,
+            # Ray would set the threads of BLAS and OpenMP by num_cpus.
+            "runtime_env": {"env_vars": {name: str(args.threads) for name in THREAD_VARIABLES}},
+        },
+        logging_config={"enable_access_log": args.access_log, "log_level": "WARNING" if not args.access_log else "INFO"},
+    ).bind(located)
+
+
+def run(args: ServeArgs, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM. ready: called with the URL once requests are answered.
+
+    Raises ConfigError for a port in use, BundleError for a bundle that cannot be served.
+    """
+    with serving(args) as url:
+        stop = threading.Event()
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if ready:
+                ready(url)
+            stop.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def serving(args: ServeArgs) -> Iterator[str]:
+    """The service's URL, for the time of a `with`; afterwards only what was started here is shut down.
+
+    Runs on the Ray this process uses, else the one RAY_ADDRESS names, else one started here on the loopback interface.
+    """
+    args = _with_free_port(args)
+    # Asked here too, before any process is started: a bad bundle is refused at once, and hashed once for all replicas.
+    Recommender(open_bundle(store.resolve(Path(args.bundles), args.name)))
+    with _ray(args) as ours, _serve(args, goes_with_ray=ours and args.ingress == "ray"):
+        ray_serve.run(build(args), name=APP_NAME, route_prefix="/")
+        try:
+            yield url_of(args)
+        finally:
+            ray_serve.delete(APP_NAME)  # lets requests under way finish
+
+
+def url_of(args: ServeArgs) -> str:
+    """Where to ask from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(args.host, args.host)
+    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{args.port}"
+
+
+def _with_free_port(args: ServeArgs) -> ServeArgs:
+    """The arguments with a port that nobody listens on, or ConfigError."""
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((args.host, args.port))
+            probe.listen()  # what SO_REUSEADDR lets bind, this refuses
+        except OSError as error:
+            advice = "Stop what listens there, or choose another port: --port."
+            raise ConfigError(f"{args.host}:{args.port} cannot be listened on ({error.strerror}). {advice}") from None
+        return args.model_copy(update={"port": probe.getsockname()[1]})
+
+
+@contextmanager
+def _ray(args: ServeArgs) -> Iterator[bool]:
+    """Ray for the time of a `with`: joined, or started and shut down. Whether it was started."""
+    if args.ingress == "haproxy":
+        _require_haproxy_flags()
+    if ray.is_initialized():
+        yield False
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(**({"address": address} if address else _local_ray(args)), logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, OSError) as error:
+        raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
+    try:
+        yield not address
+    finally:
+        ray.shutdown()
+
+
+def _require_haproxy_flags() -> None:
+    if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
+        os.environ.update(HAPROXY_FLAGS)
+    elif any(os.environ.get(name) != value for name, value in HAPROXY_FLAGS.items()):
+        flags = " ".join(f"{name}={value}" for name, value in HAPROXY_FLAGS.items())
+        raise ConfigError(f"ingress=haproxy: set {flags} wherever Ray starts, and here.")
+
+
+def _local_ray(args: ServeArgs) -> dict[str, Any]:
+    # Logical CPUs need not be cores; Serve's own processes reserve none.
+    return {
+        "address": "local",
+        "num_cpus": int(args.replicas * args.cpus) + 2,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+    }
+
+
+@contextmanager
+def _serve(args: ServeArgs, *, goes_with_ray: bool) -> Iterator[None]:
+    """Serve for the time of a `with`, listening where the arguments say. Raises ConfigError where one runs already.
+
+    goes_with_ray: it need not be shut down by itself, which Ray comments on in red.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    if ray_serve.status().proxies:
+        raise ConfigError("Serve already runs on this Ray, at its own address. Use: serve run serve.app:build bundles=…")
+    options = {"host": args.host, "port": args.port, "request_timeout_s": args.request_timeout_s}
+    ray_serve.start(http_options=options)
+    try:
+        yield
+    finally:
+        if not goes_with_ray:
+            ray_serve.shutdown()  # type: ignore[no-untyped-call]

@@ -1,0 +1,89 @@
+"""All that can be set about serving, typed, bounded and documented once."""
+
+import ipaddress
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys.errors import ConfigError
+
+MAX_ID_LENGTH = 512
+"""Longest id of a user or an item that is looked up, in characters; a longer one is refused unread."""
+MAX_QUERY_LENGTH = 200
+"""Longest text to search titles for, in characters."""
+MAX_LIST = 10_000
+"""Longest history, `exclude` or `allow` of one request."""
+LOOPBACK_NAMES = ("localhost", "ip6-localhost")
+
+
+class ServeArgs(BaseModel):
+    """What `recsys serve` and `serve run serve.app:build key=value …` understand. Strings are converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    bundles: str
+    """Folder with the bundles of one name or of several, or one version's own folder."""
+    name: str | None = None
+    """Which name, where the folder holds several."""
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on; beyond loopback only if you say so, such as 0.0.0.0."""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    ingress: Literal["ray", "haproxy"] = "ray"
+    """Who accepts connections: Ray's own proxy, or HAProxy: faster, but its status port 8404 listens on all interfaces."""
+    replicas: int = Field(1, ge=1, le=1000)
+    """Processes that answer; on one host they share the bundle's memory."""
+    cpus: float = Field(1, gt=0)
+    """Logical CPUs a replica reserves."""
+    threads: int = Field(1, ge=1)
+    """Threads a replica computes with."""
+    max_k: int = Field(1000, ge=1, le=100_000)
+    """Most items one answer may hold."""
+    max_requests: int = Field(256, ge=1)
+    """Most requests in one body's list."""
+    max_body_bytes: int = Field(1 << 20, ge=1024)
+    """Largest body of a request."""
+    max_batch: int = Field(64, ge=1)
+    """Most users answered together as one matrix."""
+    max_queued: int = Field(1024, ge=1)
+    """Most users waiting in one replica; beyond it 503 with Retry-After."""
+    max_ongoing: int = Field(512, ge=1)
+    """HTTP requests Ray sends to one replica at a time; at least `max_batch`, or batches cannot fill."""
+    batch_wait_ms: float = Field(0, ge=0, le=1000)
+    """How long a first request waits for company; 0: only for what has already arrived."""
+    batch_in_thread: bool = False
+    """Compute in a thread of its own instead of on the event loop."""
+    access_log: bool = False
+    """Write a line for every request into Serve's logs."""
+    request_timeout_s: float = Field(30, gt=0)
+    """After this long Ray gives a request up."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ServeArgs":
+        if self.max_queued < self.max_requests:
+            raise ValueError(f"max_queued must be at least max_requests ({self.max_requests}), or a full list never fits")
+        if self.max_ongoing < self.max_batch:
+            raise ValueError(f"max_ongoing must be at least max_batch ({self.max_batch}), or batches cannot fill")
+        if self.ingress == "haproxy" and self.is_loopback:
+            raise ValueError("ingress=haproxy opens port 8404 on all interfaces: give host=0.0.0.0 too, behind a firewall")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host in LOOPBACK_NAMES:
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def make_args(**values: Any) -> ServeArgs:
+    """ServeArgs, or ConfigError saying which argument cannot be, and why."""
+    try:
+        return ServeArgs.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "arguments"
+        raise ConfigError(f"serve: {name}: {first['msg'].removeprefix('Value error, ')}.") from None

@@ -1,0 +1,122 @@
+"""Dynamic batching in plain asyncio: what waits is answered together, as soon as the worker is free.
+
+Ray's `@serve.batch` forms a batch before the worker is free, so that batches crumble under load. Here the queue is taken
+only at the moment when it can be computed: the busier the worker, the larger its next batch, and no wait when idle.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+Query = TypeVar("Query")
+Reply = TypeVar("Reply")
+_Waiting = tuple[Query, asyncio.Future[Reply]]
+
+# Turns of the event loop without a new request after which all that has arrived counts as queued: one turn reads the
+# sockets and starts the handlers, one runs them, one is in hand.
+QUIET_TURNS = 3
+
+
+class Overloaded(Exception):  # noqa: N818 - said of the service
+    """The queue is full. `retry_after_s`: whole seconds after which another try makes sense."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class Batcher(Generic[Query, Reply]):
+    """Answers queries of many callers by one function of a list, at most `max_batch` at a time.
+
+    answer: one reply for each query, in order. If it raises, each query is tried alone, so that one cannot fail its
+    neighbours. executor: where it runs; None: on the event loop itself, which is faster for batches of milliseconds.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[list[Query]], Sequence[Reply]],
+        *,
+        max_batch: int = 64,
+        max_queued: int = 1024,
+        wait_s: float = 0.0,
+        executor: Executor | None = None,
+    ) -> None:
+        self._answer, self._executor = answer, executor
+        self._max_batch, self._max_queued, self._wait_s = max_batch, max_queued, wait_s
+        self._queue: deque[_Waiting[Query, Reply]] = deque()
+        self._drainer: asyncio.Task[None] | None = None
+        self.sizes: deque[int] = deque(maxlen=1000)
+        """Sizes of the latest batches."""
+
+    async def submit(self, queries: Sequence[Query]) -> list[Reply]:
+        """The replies to some queries; they may share batches with others', and be spread over several.
+
+        Raises Overloaded, at once, if they do not all fit in the queue. Cancelling drops what is not yet computed.
+        """
+        if len(self._queue) + len(queries) > self._max_queued:
+            raise Overloaded
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in queries]
+        self._queue.extend(zip(queries, futures, strict=True))
+        if self._drainer is None or self._drainer.done():
+            self._drainer = loop.create_task(self._drain())
+        return await asyncio.gather(*futures)
+
+    @property
+    def queued(self) -> int:
+        """Queries waiting."""
+        return len(self._queue)
+
+    async def _drain(self) -> None:
+        while self._queue:
+            await self._let_requests_arrive()
+            if batch := self._take():
+                self.sizes.append(len(batch))
+                await self._reply(batch)
+
+    async def _let_requests_arrive(self) -> None:
+        if self._wait_s and len(self._queue) < self._max_batch:
+            await asyncio.sleep(self._wait_s)
+        quiet = 0
+        while quiet < QUIET_TURNS and len(self._queue) < self._max_batch:
+            before = len(self._queue)
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._queue) == before else 0
+
+    def _take(self) -> list[_Waiting[Query, Reply]]:
+        """The next queries that somebody still waits for."""
+        batch: list[_Waiting[Query, Reply]] = []
+        while self._queue and len(batch) < self._max_batch:
+            query, future = self._queue.popleft()
+            if not future.done():
+                batch.append((query, future))
+        return batch
+
+    async def _reply(self, batch: list[_Waiting[Query, Reply]]) -> None:
+        try:
+            replies = await self._compute([query for query, _ in batch])
+        except Exception as error:
+            await self._reply_one_by_one(batch, error)
+            return
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if not future.done():
+                future.set_result(reply)
+
+    async def _reply_one_by_one(self, batch: list[_Waiting[Query, Reply]], error: Exception) -> None:
+        if len(batch) == 1:
+            if not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for entry in batch:
+            await self._reply([entry])
+
+    async def _compute(self, queries: list[Query]) -> Sequence[Reply]:
+        if self._executor is None:
+            replies = self._answer(queries)
+        else:
+            replies = await asyncio.get_running_loop().run_in_executor(self._executor, self._answer, queries)
+        if len(replies) != len(queries):
+            raise ValueError(f"{len(replies)} replies to {len(queries)} queries")
+        return replies

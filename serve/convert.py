@@ -1,0 +1,62 @@
+"""Between JSON and the recommender's own types."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from recsys.errors import RequestError
+from recsys.retrieval.recommender import Recommender
+from recsys.retrieval.requests import Event, Request
+from recsys.retrieval.users import User
+from serve.problems import PROBLEMS, Problem
+from serve.schemas import RecommendRequest
+
+REMEMBERED = 100_000  # described items, some 50 MB at the most
+
+
+def to_request(asked: RecommendRequest) -> Request:
+    """The recommender's request for a checked body."""
+    history = None if asked.history is None else tuple(Event(e.item, e.rating, e.time) for e in asked.history)
+    return Request(
+        user=asked.user,
+        history=history,
+        k=asked.k,
+        exclude_seen=asked.exclude_seen,
+        exclude=tuple(asked.exclude),
+        allow=None if asked.allow is None else tuple(asked.allow),
+        mode=asked.mode,
+    )
+
+
+class Describer:
+    """Items as JSON objects, remembered: reading a row of Arrow takes longer than finding which."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[Recommender, Callable[[int], dict[str, Any]]] | None = None  # replaced as a whole: threads ask
+
+    def of(self, recommender: Recommender) -> Callable[[int], dict[str, Any]]:
+        """What describes the items of this recommender; its results are shared, so copy them."""
+        latest = self._latest
+        if latest is None or latest[0] is not recommender:
+            latest = self._latest = (recommender, lru_cache(REMEMBERED)(recommender.items.describe))
+        return latest[1]
+
+
+def user_json(user: User, version: str) -> dict[str, Any]:
+    """`schemas.User` of a known user."""
+    return {"user_id": user.user_id, "events": user.events, "history": user.history, "bundle": version}
+
+
+def problem_of(error: RequestError) -> Problem:
+    """The recommender's refusal of one request."""
+    return Problem(error.code if error.code in PROBLEMS else "invalid", str(error))
+
+
+def manifest_json(manifest: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`schemas.BundleInfo` of a manifest."""
+    names = (
+        *("name", "version", "created", "model", "items", "users", "events", "dim", "dataset", "metrics_on"),
+        *("metrics", "popularity", "known_user", "exclude_seen", "recall_floor"),
+    )
+    index = manifest.index.model_dump() if manifest.index else None
+    return {**{name: getattr(manifest, name) for name in names}, "index": index, **extra}

@@ -1,0 +1,228 @@
+"""Routes under /v1. Needs no Ray: any Recommender will do.
+
+Bodies become `Request`s, `Batcher` answers them by `Recommender.recommend`, answers become JSON. What to recommend is decided
+in `recsys.retrieval` alone.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+import orjson
+from fastapi import FastAPI, Path, Query
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from recsys.errors import RequestError
+from recsys.retrieval.answers import answer_json, to_json
+from recsys.retrieval.recommender import Recommender
+from recsys.retrieval.requests import Request
+from serve import problems, schemas
+from serve.args import MAX_ID_LENGTH, MAX_QUERY_LENGTH, ServeArgs
+from serve.batching import Batcher, Overloaded
+from serve.convert import Describer, manifest_json, problem_of, to_request, user_json
+from serve.middleware import BodyLimit, Envelope, request_id_of
+from serve.openapi import document, refusals
+from serve.pages import page_routes
+from serve.problems import Problem
+
+Provider = Callable[[], Recommender | None]
+Json = dict[str, Any]
+
+IdPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH, description="Percent-encoded; slashes may stay.")]
+
+
+class Service:
+    """The questions of the API, asked of whatever recommender is current when a batch is answered."""
+
+    def __init__(self, provider: Provider, args: ServeArgs) -> None:
+        self.provider, self.args = provider, args
+        self.request_model = schemas.request_model(args.max_k)
+        self.describer = Describer()
+        self.batcher: Batcher[Request, Json | Problem] = Batcher(
+            self._answer_batch,
+            max_batch=args.max_batch,
+            max_queued=args.max_queued,
+            wait_s=args.batch_wait_ms / 1000,
+            executor=ThreadPoolExecutor(1, "recommend") if args.batch_in_thread else None,
+        )
+
+    def recommender(self) -> Recommender:
+        """The current one. Raises Problem `not_ready` before there is any."""
+        recommender = self.provider()
+        if recommender is None:
+            raise Problem("not_ready", "Try again in a few seconds.", {"Retry-After": "2"})
+        return recommender
+
+    async def recommend(self, body: bytes, request_id: str) -> Json:
+        """One answer, or with `requests` an answer or a problem for each. Raises Problem if there is nothing to answer."""
+        value = _parse(body)
+        if isinstance(value, dict) and "requests" in value:
+            replies = await self._recommend_many(value)
+            return {"answers": [{"problem": r.document(request_id)} if isinstance(r, Problem) else r for r in replies]}
+        reply = (await self._submit([self._checked(value)]))[0]
+        if isinstance(reply, Problem):
+            raise reply
+        return reply
+
+    async def _recommend_many(self, value: Json) -> list[Json | Problem]:
+        asked = [self._checked_or_problem(entry) for entry in self._entries(value)]
+        replies = iter(await self._submit([entry for entry in asked if isinstance(entry, Request)]))
+        return [next(replies) if isinstance(entry, Request) else entry for entry in asked]
+
+    def _entries(self, value: Json) -> list[Any]:
+        entries, most = value["requests"], self.args.max_requests
+        if not isinstance(entries, list) or not 1 <= len(entries) <= most or len(value) > 1:
+            raise problems.invalid(
+                [{"where": "requests", "what": f"should be a list of 1 to {most} requests, and all there is"}]
+            )
+        return entries
+
+    def _checked_or_problem(self, value: Any) -> Request | Problem:
+        try:
+            return self._checked(value)
+        except Problem as problem:
+            return problem
+
+    def _checked(self, value: Any) -> Request:
+        """A request fit for a batch. Everything that one request can have wrong is found here, before it has neighbours."""
+        try:
+            request = to_request(self.request_model.model_validate(value))
+            self.recommender().check(request)
+        except ValidationError as error:
+            raise problems.invalid(problems.explain(error.errors(include_url=False, include_input=False))) from None
+        except RequestError as error:
+            raise problem_of(error) from None
+        return request
+
+    async def _submit(self, requests: Sequence[Request]) -> list[Json | Problem]:
+        try:
+            return await self.batcher.submit(requests)
+        except Overloaded as full:
+            raise problems.overloaded(full.retry_after_s) from None
+
+    def _answer_batch(self, requests: list[Request]) -> list[Json | Problem]:
+        recommender = self.recommender()  # one for the whole batch: an answer never mixes two bundles
+        describe = self.describer.of(recommender)
+        return [
+            problem_of(answer) if isinstance(answer, RequestError) else answer_json(answer, describe)
+            for answer in recommender.recommend(requests)
+        ]
+
+
+def create_app(provider: Provider, args: ServeArgs, *, echo_request_id: bool = True) -> FastAPI:
+    """The whole HTTP application.
+
+    provider: the recommender to answer with, asked at every batch, so that it can be exchanged; None: not ready.
+    echo_request_id: False where an outer server writes X-Request-Id into answers by itself, as Ray's proxy does.
+    """
+    # Swagger's pages would be loaded from elsewhere: /docs is a page of our own.
+    # No redirects to the address without its last slash: they would send a body again, to wherever the Host header says.
+    app = FastAPI(title="recsys", version="1", docs_url=None, redoc_url=None, responses=refusals(), redirect_slashes=False)
+    service = Service(provider, args)
+    app.state.service = service
+    _add_recommend(app, service)
+    _add_catalogue(app, service)
+    _add_state(app, service)
+    app.router.routes.extend(page_routes())
+    _add_problem_handlers(app)
+    app.add_middleware(BodyLimit, max_bytes=args.max_body_bytes)
+    app.add_middleware(Envelope, echo=echo_request_id)
+    app.openapi = lambda: document(app, service.request_model, schemas.many_model(service.request_model, args.max_requests))  # type: ignore[method-assign]
+    return app
+
+
+def _add_recommend(app: FastAPI, service: Service) -> None:
+    most = service.args.max_k
+
+    @app.post("/v1/recommend", tags=["recommend"], response_model=schemas.Recommendation | schemas.Recommendations)
+    async def recommend(request: HttpRequest) -> Response:
+        """What to take next: for a known user, for a history, for a stranger, or for each of a list of these."""
+        # Read and checked by hand: FastAPI's own way costs more than finding the answer.
+        _require_json(request)
+        return _json(await service.recommend(await request.body(), request_id_of(request.scope)))
+
+    @app.get("/v1/items/{item_id:path}/similar", tags=["catalogue"], response_model=schemas.Recommendation)
+    async def similar(item_id: IdPath, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)) -> Response:
+        """Items like this one."""
+        recommender = service.recommender()
+        return _json(answer_json(recommender.similar(item_id, k), service.describer.of(recommender)))
+
+
+def _add_catalogue(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/items", tags=["catalogue"], response_model=schemas.ItemList)
+    async def search(
+        query: Annotated[str, Query(max_length=MAX_QUERY_LENGTH)], limit: Annotated[int, Query(ge=1, le=100)] = 10
+    ) -> Response:
+        """Items by words of their titles."""
+        recommender = service.recommender()
+        return _json({"items": recommender.search(query, limit), "bundle": recommender.bundle.version})
+
+    @app.get("/v1/users/{user_id:path}", tags=["catalogue"], response_model=schemas.User)
+    async def user(user_id: IdPath, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
+        """A known user and the latest of what he took."""
+        recommender = service.recommender()
+        return _json(user_json(recommender.user(user_id, limit), recommender.bundle.version))
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/bundle", tags=["state"], response_model=schemas.BundleInfo)
+    async def bundle() -> Response:
+        """What is served, what made it, and how good it measured."""
+        return _json(manifest_json(service.recommender().bundle.manifest, {"max_k": service.args.max_k}))
+
+    @app.get("/healthz", tags=["state"], response_model=schemas.Health)
+    async def healthz() -> Response:
+        """Whether the process answers."""
+        return _json({"status": "ok"})
+
+    @app.get("/readyz", tags=["state"], response_model=schemas.Ready)
+    async def readyz() -> Response:
+        """Whether a bundle is open, so that requests can be answered; 503 if not."""
+        return _json({"status": "ok", "bundle": service.recommender().bundle.version})
+
+
+def _add_problem_handlers(app: FastAPI) -> None:
+    @app.exception_handler(Problem)
+    async def problem(request: HttpRequest, error: Problem) -> Response:
+        return error.response(request_id_of(request.scope))
+
+    @app.exception_handler(RequestError)
+    async def refused(request: HttpRequest, error: RequestError) -> Response:
+        return problem_of(error).response(request_id_of(request.scope))
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: HttpRequest, error: RequestValidationError) -> Response:
+        return problems.invalid(problems.explain(error.errors())).response(request_id_of(request.scope))
+
+    @app.exception_handler(HTTPException)
+    async def of_routing(request: HttpRequest, error: HTTPException) -> Response:
+        return _routing_problem(request, error).response(request_id_of(request.scope))
+
+
+def _routing_problem(request: HttpRequest, error: HTTPException) -> Problem:
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return Problem("method_not_allowed", f"Here there is only: {allowed}.", error.headers)
+    return Problem("not_found", "See /docs for what there is.", error.headers)
+
+
+def _require_json(request: HttpRequest) -> None:
+    """Also keeps other sites' pages from asking in a browser's name: only `simple` content types go without CORS."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem("not_json", "Send the header Content-Type: application/json.")
+
+
+def _parse(body: bytes) -> Any:
+    # orjson refuses NaN, lone surrogates, numbers beyond a double and deep nesting, which Python's own parser lets in.
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem("bad_json", f"Send a JSON object. {str(error).capitalize()}.") from None
+
+
+def _json(content: Any) -> Response:
+    return Response(to_json(content), media_type="application/json")

@@ -1,0 +1,129 @@
+"""Round every answer, in plain ASGI: the request's id, security headers, a limit on bodies, nothing unexpected let out."""
+
+import logging
+import re
+import uuid
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.problems import Problem
+
+log = logging.getLogger("serve")
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""What is taken over from a client's X-Request-Id: printable, no spaces, not long. Else one is made."""
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+_ENCODED = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]  # once, not at each answer
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that `Envelope` gave to a request."""
+    identifier: str = scope["state"]["request_id"]
+    return identifier
+
+
+class Envelope:
+    """Gives every request an id, every answer its headers; turns what nobody expected into a plain 500.
+
+    echo: whether X-Request-Id is written into the answer. Ray's proxy does so itself, and twice would be wrong.
+    """
+
+    def __init__(self, app: ASGIApp, echo: bool = True) -> None:
+        self.app, self.echo = app, echo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        identifier = _identify(scope)
+        scope.setdefault("state", {})["request_id"] = identifier
+        started = False
+
+        async def send_wrapped(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._add_headers(message, identifier)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_wrapped)
+        except ClientDisconnect:
+            log.info("request %s: hung up before it was whole: %s %s", identifier, scope["method"], scope["path"])
+        except Exception:
+            log.exception("request %s failed: %s %s", identifier, scope["method"], scope["path"])
+            if started:
+                raise
+            await _internal(identifier).response(identifier)(scope, receive, send_wrapped)
+
+    def _add_headers(self, message: Message, identifier: str) -> None:
+        headers = [*message["headers"], *_ENCODED]
+        if all(name != b"cache-control" for name, _ in headers):
+            headers.append((b"cache-control", b"no-store"))
+        if self.echo:
+            headers.append((b"x-request-id", identifier.encode()))
+        message["headers"] = headers
+
+
+class BodyLimit:
+    """Refuses bodies over a limit: by their declared length before reading, else as soon as too much has come."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if _declared_length(scope) > self.max_bytes:
+            await self._refusal().response(request_id_of(scope))(scope, receive, send)
+            return
+        read = 0
+
+        async def receive_counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.max_bytes:
+                raise self._refusal()
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+    def _refusal(self) -> Problem:
+        detail = f"At most {self.max_bytes} bytes are read. Send shorter lists, or several requests."
+        # The rest of the body is not read, so the connection cannot be used again.
+        return Problem("too_large", detail, {"Connection": "close"})
+
+
+def _identify(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            if REQUEST_ID.fullmatch(text):
+                return text
+            break
+    return uuid.uuid4().hex
+
+
+def _declared_length(scope: Scope) -> int:
+    lengths: list[Any] = [value for name, value in scope["headers"] if name == b"content-length"]
+    return int(lengths[0][:20]) if lengths and lengths[0].isdigit() else 0
+
+
+def _internal(identifier: str) -> Problem:
+    return Problem("internal", f"Nothing was wrong with asking. Look for {identifier} in the service's log.")

@@ -1,0 +1,72 @@
+"""What goes wrong over HTTP, as `application/problem+json` (RFC 9457): a code, what to do, and the request's id."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "bad_json": (400, "The body is not JSON"),
+    "not_found": (404, "There is nothing at this address"),
+    "unknown_item": (404, "No such item"),
+    "unknown_user": (404, "No such user"),
+    "method_not_allowed": (405, "This address does not do that"),
+    "too_large": (413, "The body is too large"),
+    "not_json": (415, "The body must be JSON"),
+    "invalid": (422, "The request cannot be answered as it is"),
+    "internal": (500, "The service failed"),
+    "overloaded": (503, "Too many requests are waiting"),
+    "not_ready": (503, "No bundle is open yet"),
+}
+"""Every code that is given out, with its status and title. /docs explains them under `#problem-<code>`."""
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word, and not always an error of ours
+    """An answer that is not what was asked for. `extra`: further members of the document, such as `errors`."""
+
+    def __init__(self, code: str, detail: str, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.headers, self.extra = code, detail, dict(headers or {}), extra
+        self.status, self.title = PROBLEMS[code]
+
+    def document(self, request_id: str) -> dict[str, Any]:
+        """The members of the problem document."""
+        return {
+            "type": f"/docs#problem-{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "request_id": request_id,
+            **self.extra,
+        }
+
+    def response(self, request_id: str) -> Response:
+        """The whole HTTP answer."""
+        return Response(orjson.dumps(self.document(request_id)), self.status, self.headers, MEDIA_TYPE)
+
+
+def overloaded(retry_after_s: int) -> Problem:
+    """The queue is full."""
+    detail = f"Try again in {retry_after_s} s; add replicas if this goes on."
+    return Problem("overloaded", detail, {"Retry-After": str(retry_after_s)})
+
+
+def invalid(errors: list[dict[str, Any]]) -> Problem:
+    """A request that fails validation; errors: `where` and `what`, of which the first makes the detail."""
+    first = errors[0]
+    more = f" ({len(errors) - 1} more under errors)" if len(errors) > 1 else ""
+    return Problem("invalid", f"{first['where']}: {first['what']}{more}.", errors=errors)
+
+
+def explain(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """Pydantic's errors as `where` and `what`; the input is not repeated, since it may be anything, and long."""
+    return [{"where": _path(error["loc"]), "what": error["msg"][:1].lower() + error["msg"][1:]} for error in errors[:20]]
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    steps = [f"[{step}]" if isinstance(step, int) else f".{str(step)[:100]}" for step in location]
+    return "".join(steps).removeprefix(".") or "body"

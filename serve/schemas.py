@@ -1,0 +1,176 @@
+"""What goes in and out, as OpenAPI shows it. Bodies of requests are checked by these models; answers are built as plain
+dicts, for speed, and the tests hold them to these models."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from serve.args import MAX_ID_LENGTH, MAX_LIST
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+INT64 = 2**63
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class HistoryEvent(_In):
+    """One item somebody took, and how he liked it."""
+
+    item: Id
+    """The item's id, as in the data: always a string."""
+    rating: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
+    """In the data's own scale; left out: as if he liked it."""
+    time: int | None = Field(None, ge=-INT64, lt=INT64)
+    """Unix seconds."""
+
+
+class RecommendRequest(_In):
+    """Who asks: a known `user`, a `history`, or neither (a stranger, who gets what is popular)."""
+
+    user: Id | None = None
+    """A user's id, as in the data: always a string."""
+    history: list[HistoryEvent] | None = Field(None, max_length=MAX_LIST)
+    """What he took, oldest first; nothing needs to be known about him."""
+    k: int = Field(10, ge=1)
+    """How many items; fewer come back only where fewer are left."""
+    exclude_seen: bool | None = None
+    """Leave out what he has taken; left out: as the bundle says."""
+    exclude: list[Id] = Field([], max_length=MAX_LIST)
+    """Items that must not come."""
+    allow: list[Id] | None = Field(None, max_length=MAX_LIST)
+    """Only these items may come."""
+    mode: Literal["auto", "ann", "exact"] = "auto"
+    """How to search: approximately, exactly, or as the bundle's measured recall allows."""
+
+
+class Item(_Out):
+    """An item of the catalogue, with whatever other attributes the data has."""
+
+    model_config = ConfigDict(extra="allow")
+
+    item_id: str
+    title: str | None = None
+    year: int | None = None
+    genres: list[str] | None = None
+
+
+class ScoredItem(Item):
+    score: float
+    """Larger is better; comparable within one answer only."""
+
+
+class Recommendation(_Out):
+    """The best items, best first, and how they were found."""
+
+    items: list[ScoredItem]
+    path: Literal["ann", "exact", "popular"]
+    """What made the list: approximate search, exact search, or the popularity list."""
+    fallback: bool
+    """Whether this is less than was asked for, such as popular items for a user nobody knows."""
+    reason: str | None
+    """Why, if so."""
+    unknown_items: list[str]
+    """Ids of the request that the catalogue does not have; they were passed over."""
+    bundle: str
+    """Version of the bundle that answered."""
+
+
+class ProblemDocument(_Out):
+    """`application/problem+json`, RFC 9457."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    code: str
+    """For programs; every code is listed in /docs."""
+    detail: str
+    """What to do."""
+    request_id: str
+
+
+class Refusal(_Out):
+    """In place of one answer of several."""
+
+    problem: ProblemDocument
+
+
+class Recommendations(_Out):
+    """One answer, or one refusal, for each request, in order."""
+
+    answers: list[Recommendation | Refusal]
+
+
+class ItemList(_Out):
+    """Items whose titles match."""
+
+    items: list[Item]
+    bundle: str
+
+
+class KnownEvent(Item):
+    rating: float | None = None
+    time: int | None = None
+
+
+class User(_Out):
+    """A known user and what he took."""
+
+    user_id: str
+    events: int
+    """How many events are known of him."""
+    history: list[KnownEvent]
+    """The latest of them, newest first."""
+    bundle: str
+
+
+class BundleInfo(_Out):
+    """What is served, what made it and how good it measured."""
+
+    name: str
+    version: str
+    created: str
+    model: str
+    items: int
+    users: int
+    events: int
+    dim: int
+    dataset: str
+    metrics_on: str
+    metrics: dict[str, float]
+    popularity: dict[str, float]
+    known_user: str
+    exclude_seen: bool
+    recall_floor: float
+    index: dict[str, Any] | None
+    max_k: int
+
+
+class Health(_Out):
+    status: Literal["ok"]
+
+
+class Ready(Health):
+    bundle: str
+
+
+def request_model(max_k: int) -> type[RecommendRequest]:
+    """RecommendRequest with this service's `max_k` in it, so that checking and OpenAPI say the same."""
+    k = (int, Field(min(10, max_k), ge=1, le=max_k, description=RecommendRequest.model_fields["k"].description))
+    return create_model("RecommendRequest", __base__=RecommendRequest, __doc__=RecommendRequest.__doc__, k=k)
+
+
+MANY = "Several requests; each is answered, or refused, by itself."
+
+
+def many_model(request: type[RecommendRequest], max_requests: int) -> type[BaseModel]:
+    """RecommendMany of such requests."""
+    requests = (list[request], Field(min_length=1, max_length=max_requests))  # type: ignore[valid-type]
+    return create_model("RecommendMany", __base__=_In, __doc__=MANY, requests=requests)

@@ -1,0 +1,220 @@
+"""Whole, well-hashed folders that are still no bundle: of another format, ill matched, or unsafe to open."""
+
+import json
+import os
+import shutil
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recsys.bundle import inventory
+from recsys.bundle.arrays import read_array
+from recsys.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, MANIFEST_HASH
+from recsys.bundle.read import open_bundle
+from recsys.config import IndexConfig
+from recsys.errors import BundleError
+from recsys.retrieval.recommender import Recommender
+from tests.bundles import planted, rehash, reseal, write_planted
+
+# A4: format versions
+
+
+def test_a_future_version_is_refused_naming_what_is_needed(bundle):
+    reseal(bundle, format_version=FORMAT_VERSION + 1, writer="recsys-cluster 9.0", something="new")
+    with pytest.raises(BundleError, match=r"format version 2, written by recsys-cluster 9\.0; this release reads up to 1"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("version", [0, -1, None, "1", 1.5, True, []])
+def test_a_nonsense_version_is_refused(bundle, version):
+    reseal(bundle, format_version=version)
+    with pytest.raises(BundleError, match="format version"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"format_version": 1}', b"\xff", b"[" * 100_000, b'{"a": 1, "a": 1}'])
+def test_a_manifest_that_is_none(bundle, content):
+    (bundle / MANIFEST_FILE).write_bytes(content)
+    (bundle / MANIFEST_HASH).write_bytes(inventory.hash_line(content))
+    with pytest.raises(BundleError, match="manifest"):
+        open_bundle(bundle)
+
+
+def test_unknown_fields_are_refused(bundle):
+    reseal(bundle, surprise=1)
+    with pytest.raises(BundleError, match="surprise"):
+        open_bundle(bundle)
+
+
+# A5: whole files that do not belong together
+
+
+def other_world():
+    return planted(seed=9)
+
+
+@pytest.mark.parametrize("name", ["item_vectors.npy", "index.faiss", "fold_in_gram.npy"])
+def test_parts_of_another_bundle_are_refused_by_golden_queries(bundle, root, name):
+    other = write_planted(root, "other", world=other_world())
+    shutil.copy(other / name, bundle / name)
+    rehash(bundle, name)
+    with pytest.raises(BundleError, match=r"golden|belong"):
+        Recommender(open_bundle(bundle))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("item_vectors.npy", np.zeros((59, 8), np.float32), "item_vectors"),
+        ("item_vectors.npy", np.zeros((60, 8), np.float64), "float64"),
+        ("item_vectors.npy", np.asfortranarray(np.random.default_rng(0).random((60, 8), np.float32)), "item_vectors"),
+        ("item_vectors.npy", np.zeros((60, 16), np.float32), "item_vectors"),
+        ("popular.npy", np.array([60], np.int32), "popular"),
+        ("popular.npy", np.array([-1], np.int32), "popular"),
+        ("popular.npy", np.array([58], np.int32), "index does not hold"),
+        ("history/offsets.npy", np.arange(25, dtype=np.int64), "offsets"),
+        ("users/rows.npy", np.zeros(23, np.int32), "rows"),
+    ],
+)
+def test_shapes_and_numbers_are_checked(bundle, name, array, message):
+    np.save(bundle / name, array)
+    rehash(bundle, name)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(bundle)
+
+
+def index_of(vectors, ids, metric=faiss.METRIC_INNER_PRODUCT):
+    index = faiss.IndexIDMap(faiss.IndexFlat(vectors.shape[1], metric))
+    index.add_with_ids(vectors, np.array(ids, np.int64))
+    return index
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (index_of(np.ones((57, 4), np.float32), range(57)), "vectors of 4"),
+        (index_of(np.ones((56, 8), np.float32), range(56)), "56 vectors"),
+        (index_of(np.ones((57, 8), np.float32), range(57), faiss.METRIC_L2), "otherwise"),
+        (index_of(np.ones((57, 8), np.float32), [*range(56), 60]), "id map"),
+        (index_of(np.ones((57, 8), np.float32), [*range(56), -1]), "id map"),
+        (index_of(np.ones((57, 8), np.float32), [*range(56), 55]), "id map"),
+        (faiss.IndexFlatIP(8), "vectors"),
+        (b"IxFI\xff\xff\xff\x7f" * 8, "FAISS"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(bundle, index, message):
+    content = index if isinstance(index, bytes) else faiss.serialize_index(index).tobytes()
+    (bundle / "index.faiss").write_bytes(content)
+    rehash(bundle, "index.faiss")
+    with pytest.raises(BundleError, match=message):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize(("named", "held"), [("flat", "hnsw"), ("hnsw", "ivf"), ("ivf", "flat")])
+def test_an_index_of_another_kind_is_refused(root, named, held):
+    bundle, other = (write_planted(root, kind, index=IndexConfig(kind=kind, ivf_lists=4)) for kind in (named, held))
+    shutil.copy(other / "index.faiss", bundle / "index.faiss")
+    rehash(bundle, "index.faiss")
+    with pytest.raises(BundleError, match=f"the manifest says {named}"):
+        open_bundle(bundle)
+
+
+def test_golden_queries_see_shuffled_vectors(bundle):
+    vectors = np.load(bundle / "item_vectors.npy")
+    vectors[:57] = vectors[:57][::-1]
+    np.save(bundle / "item_vectors.npy", vectors)
+    rehash(bundle, "item_vectors.npy")
+    with pytest.raises(BundleError, match="golden"):
+        Recommender(open_bundle(bundle))
+
+
+def test_rounding_of_another_processor_is_no_fault(bundle):
+    golden = json.loads((bundle / MANIFEST_FILE).read_bytes())["golden"]
+    for query in golden:
+        query["scores"] = [score * (1 + 1e-6) for score in query["scores"]]
+    reseal(bundle, golden=golden)
+    Recommender(open_bundle(bundle))
+    golden[0]["answer"][:2] = golden[0]["answer"][1::-1]
+    reseal(bundle, golden=golden)
+    with pytest.raises(BundleError, match="golden"):
+        Recommender(open_bundle(bundle))
+
+
+# A6: what is unsafe to open
+
+
+@pytest.mark.parametrize(
+    "name", ["../escape.npy", "/etc/passwd", "a/../../b", "C:\\x", "ITEMS.arrow", "items.arrow/", "\x00", "encoder.pkl", ""]
+)
+def test_names_that_are_no_file_of_a_bundle(bundle, name):
+    files = json.loads((bundle / MANIFEST_FILE).read_bytes())["files"]
+    reseal(bundle, files=files | {name: files["items.arrow"]})
+    with pytest.raises(BundleError, match="no file of a bundle"):
+        open_bundle(bundle)
+
+
+@given(name=st.text(max_size=30) | st.from_regex(r"(\.\.?/|/|[a-z]+/)*[a-z.]+", fullmatch=True))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_name_leads_out_of_the_bundle(shared_bundle, name):
+    good = (shared_bundle / MANIFEST_FILE).read_bytes(), (shared_bundle / MANIFEST_HASH).read_bytes()
+    files = json.loads(good[0])["files"]
+    try:
+        reseal(shared_bundle, files=files | {name: {"size": 0, "sha256": "0" * 64}})
+        with pytest.raises(BundleError):
+            open_bundle(shared_bundle)
+    finally:
+        (shared_bundle / MANIFEST_FILE).write_bytes(good[0])
+        (shared_bundle / MANIFEST_HASH).write_bytes(good[1])
+
+
+@pytest.mark.parametrize("name", ["item_vectors.npy", "history/item.npy", MANIFEST_FILE, MANIFEST_HASH])
+def test_links_are_refused(bundle, tmp_path, name):
+    real = (bundle / name).rename(tmp_path / "real")
+    (bundle / name).symlink_to(real)
+    with pytest.raises(BundleError, match="link"):
+        open_bundle(bundle)
+
+
+def test_a_linked_folder_and_a_pipe_are_refused(bundle, tmp_path):
+    real = (bundle / "history").rename(tmp_path / "history")
+    (bundle / "history").symlink_to(real)
+    with pytest.raises(BundleError, match="link"):
+        open_bundle(bundle)
+    (bundle / "history").unlink()
+    real.rename(bundle / "history")
+    (bundle / "popular.npy").unlink()
+    os.mkfifo(bundle / "popular.npy")
+    with pytest.raises(BundleError, match="special"):
+        open_bundle(bundle)
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was opened",)
+
+
+def test_pickles_are_refused(bundle, tmp_path):
+    np.save(bundle / "popular.npy", np.array([Bomb()], object), allow_pickle=True)
+    rehash(bundle, "popular.npy")
+    with pytest.raises(BundleError, match="object"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{}", b"\x93NUMPY\x03\x00" + b"\x10\0\0\0" + b" " * 16]
+)
+def test_headers_that_are_none(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(BundleError, match="npy"):
+        read_array(tmp_path / "a.npy", np.int32, (None,))
+
+
+def test_an_array_with_a_tail_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3, dtype=np.int32))
+    with (tmp_path / "a.npy").open("ab") as file:
+        file.write(b"tail")
+    with pytest.raises(BundleError, match="longer"):
+        read_array(tmp_path / "a.npy", np.int32, (None,))

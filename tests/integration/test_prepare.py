@@ -1,0 +1,155 @@
+"""Prepare on a real Ray: the same as in one process, errors as they were, remote sources, real data."""
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from cluster.prepare import prepare
+from cluster.session import session
+from recsys.config import ClusterConfig, Config, DataConfig
+from recsys.data.dataset import verify
+from recsys.data.summary import summarise
+from recsys.errors import DataError, RecsysError
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """An S3 of our own; its address is in the environment before Ray's workers take that over."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        yield settings["AWS_ENDPOINT_URL"]
+    server.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster(store: str) -> Iterator[None]:
+    with session(ClusterConfig(num_workers=1, readers=1, object_store_bytes=200 << 20)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw") / "shop"
+    folder.mkdir()
+    chance = random.Random(0)
+    for part in range(3):
+        lines = (
+            f"u{chance.randrange(300)},i{chance.randrange(90)},{chance.randint(1, 5)},{chance.randrange(10**9)}\n"
+            for _ in range(4000)
+        )
+        (folder / f"part-{part}.csv").write_text("user_id,item_id,rating,timestamp\n" + "".join(lines))
+    (folder / "items.csv").write_text(
+        "item_id,title\n" + "".join(f"i{item},Film {item} ({1990 + item % 9})\n" for item in range(95))
+    )
+    return folder
+
+
+SMALL = {"range_bytes": 16 << 10}
+
+
+def content(dataset: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(dataset)): path.read_bytes() for path in sorted(dataset.rglob("*")) if path.is_file()}
+
+
+def test_twice_gives_the_same_bytes_and_progress_is_told(source, tmp_path):
+    told, lock = [], threading.Lock()  # a lock cannot be sent to workers, nor can a real progress bar
+
+    def tell(*row):
+        with lock:
+            told.append(row)
+
+    first = prepare([str(source)], tmp_path / "one", Config(data=DataConfig(**SMALL)), progress=tell)
+    second = prepare([str(source)], tmp_path / "two", Config(data=DataConfig(**SMALL)))
+    assert first == second and content(tmp_path / "one") == content(tmp_path / "two")
+    verify(tmp_path / "one", first)
+    assert (first.rows_in, first.users, first.items) == (12_000, 300, 95)
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["scan", "parse", "gather", "write"]
+    assert all((stage, total, total) in told for stage, _, total in told)
+    summary = summarise(tmp_path / "one")
+    assert summary.events == first.events and summary.most_watched[0].title.startswith("Film ")
+
+
+@pytest.mark.parametrize("split", ["time", "users", "items"])
+def test_every_split_with_core_through_ray(source, tmp_path, split):
+    manifest = prepare([str(source)], tmp_path / "dataset", Config(data=DataConfig(split=split, core=5, **SMALL)))
+    verify(tmp_path / "dataset", manifest)
+    assert manifest.rows_in == manifest.events + sum(manifest.dropped.values())
+    assert all(manifest.segments[name] > 0 for name in ("train", "valid", "test"))
+
+
+def test_a_fault_inside_a_task_is_said_as_it_is(source, tmp_path):
+    (tmp_path / "shop").mkdir()
+    for path in source.iterdir():
+        (tmp_path / "shop" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "shop" / "part-3.csv").write_text("user_id,item_id,rating,timestamp\n")
+    with pytest.raises(DataError, match=r"part-3\.csv: no rows in it"):
+        prepare([str(tmp_path / "shop")], tmp_path / "dataset", Config())
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_sources_on_s3_give_what_local_ones_give(source, tmp_path, store):
+    client = boto3.client("s3", endpoint_url=store)
+    client.create_bucket(Bucket="films")
+    for path in source.iterdir():
+        client.upload_file(str(path), "films", f"raw/shop/{path.name}")
+    local = prepare([str(source)], tmp_path / "local", Config(data=DataConfig(**SMALL)))
+    remote = prepare(["s3://films/raw/shop"], tmp_path / "remote", Config(data=DataConfig(**SMALL)))
+    assert next(file.path for file in remote.sources) == "s3://films/raw/shop/part-0.csv"
+    assert remote.fingerprint == local.fingerprint
+    one = prepare(["s3://films/raw/shop/part-0.csv"], tmp_path / "one", Config(data=DataConfig(**SMALL)))
+    assert one.rows_in == 4000
+    with pytest.raises(DataError, match=r"s3://films/nothing: no such file or folder"):
+        prepare(["s3://films/nothing"], tmp_path / "nothing", Config())
+
+
+def test_d14_a_store_that_does_not_answer_is_a_runtime_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(RecsysError, match="the store did not answer") as failed:
+        prepare(["s3://films/raw"], tmp_path / "dataset", Config())
+    assert failed.value.exit_code == 5
+
+
+# --- real data -------------------------------------------------------------------------------------------------------
+
+KNOWN = {
+    "movietweetings-100k.zip": (100_000, 16_554, 10_506),
+    "ml-latest-small.zip": (100_004, 671, 9_125),
+    "ml-100k.zip": (100_000, 943, 1_682),
+    "ml-1m.zip": (1_000_209, 6_040, 3_883),
+    "ml-1m.zip/ml-1m/ml-1m.txt": (999_611, 6_040, 3_416),
+    "gowalla-lightgcn.zip": (1_027_370, 29_858, 40_981),
+    "ncf-ml-1m.zip": (1_000_209, 6_040, 3_706),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", KNOWN)
+def test_real_data_has_the_counts_its_publishers_tell(name, tmp_path):
+    if "RECSYS_DATA" not in os.environ:
+        pytest.skip("RECSYS_DATA is not set: no real ratings to try this on")
+    manifest = prepare([str(Path(os.environ["RECSYS_DATA"]) / name)], tmp_path / "dataset", Config())
+    assert (manifest.rows_in, manifest.users, manifest.items) == KNOWN[name]
+    assert manifest.events == manifest.rows_in - manifest.dropped["repeats"] and not manifest.rejects
+    if "gowalla" in name:
+        assert (manifest.segments["train"] + manifest.segments["valid"], manifest.segments["test"]) == (810_128, 217_242)
+    if "ncf" in name:
+        assert manifest.segments["test"] == 6_040

@@ -1,0 +1,176 @@
+"""The service on a real Ray Serve, on this machine's loopback and a free port."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from recsys.bundle.manifest import ITEM_VECTORS
+from recsys.bundle.read import open_bundle
+from recsys.errors import BundleError, ConfigError
+from recsys.retrieval.recommender import Recommender
+from recsys.retrieval.requests import Request
+from serve.app import serving, url_of
+from serve.args import ServeArgs
+from serve.client import Client
+from tests.bundles import planted, rehash, write_planted
+
+pytestmark = pytest.mark.ray
+
+USERS = 24
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    write_planted(folder, world=planted(users=USERS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(root: Path) -> Iterator[str]:
+    before = os.environ.pop("RAY_ADDRESS", None)
+    with serving(ServeArgs(bundles=str(root), port=0, replicas=2)) as url:
+        yield url
+    if before:
+        os.environ["RAY_ADDRESS"] = before
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::1", "http://[::1]:80"),
+        ("::", "http://[::1]:80"),
+    ],
+)
+def test_the_url_can_be_asked_from_here(host: str, url: str) -> None:
+    assert url_of(ServeArgs(bundles="b", host=host, port=80)) == url
+
+
+def test_a_port_in_use_is_refused_before_anything_starts() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} .*--port"), serving(ServeArgs(bundles="b", port=port)):
+            raise AssertionError("served")
+
+
+def test_a_bundle_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle here"), serving(ServeArgs(bundles=str(tmp_path), port=0)):
+        raise AssertionError("served")
+
+
+def test_a_bundle_whose_parts_do_not_belong_together_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    folder = write_planted(tmp_path)
+    vectors = np.load(folder / ITEM_VECTORS)
+    np.save(folder / ITEM_VECTORS, np.roll(vectors, 1, axis=0))
+    rehash(folder, ITEM_VECTORS)  # whole as far as hashes can say
+    with pytest.raises(BundleError, match="golden"), serving(ServeArgs(bundles=str(tmp_path), port=0)):
+        raise AssertionError("served")
+
+
+def test_two_replicas_answer_as_the_recommender_does(root: Path, url: str) -> None:
+    recommender = Recommender(open_bundle(next(path for path in (root / "films").iterdir() if path.is_dir())))
+    users = [f"u{user}" for user in range(USERS)] * 4
+    expected = recommender.recommend([Request(user=user, k=7) for user in users])
+    with Client(url) as client, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda user: client.recommend(user=user, k=7), users))
+    for answer, wanted in zip(answers, expected, strict=True):
+        assert [item["item_id"] for item in answer["items"]] == wanted.item_ids  # type: ignore[union-attr]
+        assert [item["score"] for item in answer["items"]] == pytest.approx(wanted.scores.tolist(), rel=1e-6)  # type: ignore[union-attr]
+        assert (answer["path"], answer["bundle"]) == (wanted.path, recommender.bundle.version)  # type: ignore[union-attr]
+
+
+def test_problems_and_request_ids_come_through_the_proxy_once(url: str) -> None:
+    response = httpx.get(f"{url}/v1/items/a%2Fb/similar", headers={"X-Request-Id": "mine"})
+    assert response.status_code == 404 and response.json()["code"] == "unknown_item" and "'a/b'" in response.json()["detail"]
+    assert response.headers.get_list("x-request-id") == ["mine"] and response.json()["request_id"] == "mine"
+    made = httpx.get(f"{url}/nowhere")
+    assert made.json()["request_id"] == made.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_refused_through_the_proxy(url: str, chunked: bool) -> None:
+    chunks = (b" " * 100_000 for _ in range(30))
+    body = chunks if chunked else b"".join(chunks)
+    response = httpx.post(f"{url}/v1/recommend", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_the_page_its_files_and_the_documentation_are_there(url: str) -> None:
+    for path in ("/", "/web/app.js", "/web/style.css", "/docs", "/openapi.json", "/healthz", "/readyz"):
+        response = httpx.get(url + path)
+        assert response.status_code == 200 and "default-src 'self'" in response.headers["content-security-policy"], path
+
+
+def test_a_second_service_on_the_same_ray_is_refused(root: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="already runs"), serving(ServeArgs(bundles=str(root), port=0)):
+        raise AssertionError("served")
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_serve_run_builds_the_application_from_strings(root: Path, tmp_path: Path) -> None:
+    """`serve run` as anybody would type it; it has its own Ray, and listens where Serve's settings say."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import ray, sys; from ray.serve.scripts import cli;"
+        f"ray.init(address='local', num_cpus=3, include_dashboard=False, object_store_memory=100 << 20, logging_level='ERROR');"
+        f"from ray import serve; serve.start(http_options={{'host': '127.0.0.1', 'port': {port}}});"
+        f"cli(['run', '--non-blocking', 'serve.app:build', 'bundles={root}', 'max_k=20', 'replicas=1'], standalone_mode=False);"
+        "print('READY', flush=True); sys.stdin.read(); serve.shutdown()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "RAY_USAGE_STATS_ENABLED": "0"
+    }
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
+        try:
+            told = b""
+            while b"READY" not in told:
+                line = process.stdout.readline()
+                assert line, (tmp_path / "log").read_text()[-3000:]
+                told += line
+            with Client(f"http://127.0.0.1:{port}") as client:
+                assert len(client.recommend(user="u1", k=5)["items"]) == 5
+                assert client.bundle()["max_k"] == 20
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+def test_sigterm_ends_the_command_cleanly_and_frees_the_port(root: Path, tmp_path: Path) -> None:
+    code = (
+        "from serve.app import run; from serve.args import ServeArgs;"
+        f"run(ServeArgs(bundles={str(root)!r}, port=0), ready=lambda url: print(url, flush=True)); print('ENDED')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, env=environment) as process,
+    ):
+        assert process.stdout
+        url = process.stdout.readline().decode().strip()
+        assert url, (tmp_path / "log").read_text()[-3000:]
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        process.terminate()
+        rest = process.stdout.read()
+    assert process.returncode == 0 and b"ENDED" in rest
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/healthz")

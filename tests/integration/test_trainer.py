@@ -1,0 +1,240 @@
+"""Training on a real local Ray with two workers: complete, equal on all ranks, resumable, honest about failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from safetensors.numpy import load_file, save_file
+
+from cluster import worker
+from cluster.session import session
+from cluster.share import Share, Task
+from cluster.trainer import RunResult, train
+from recsys.config import ClusterConfig, Config, load_config
+from recsys.data.dataset import read_manifest
+from recsys.errors import ConfigError, DataError
+from tests.datasets import planted_histories, write_dataset
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+HISTORIES = planted_histories()
+SETTINGS = (
+    "model.dim=16",
+    "model.negatives=32",
+    "train.batch_size=64",
+    "train.learning_rate=0.03",
+    "train.precision=fp32",
+    "train.threads=1",
+    "train.epochs=6",
+    "cluster.num_workers=2",
+    "cluster.readers=1",
+    "cluster.window_events=500",
+    "cluster.mix_shards=4",
+    f"cluster.object_store_bytes={200 << 20}",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=200 << 20)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("trainer")
+
+
+@pytest.fixture(scope="module")
+def dataset(root) -> Path:
+    write_dataset(root / "dataset", HISTORIES, shards=6, row_group_events=120)
+    return root / "dataset"
+
+
+def settings(root: Path, *more: str) -> Config:
+    return load_config(overrides=[*SETTINGS, f"cluster.storage={root / 'runs'}", *more])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, dataset) -> RunResult:
+    return train(dataset, settings(root), name="undisturbed")
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "best" / "model.safetensors")
+
+
+def assert_same_weights(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_a_run_learns_the_tastes_and_leaves_everything_in_its_folder(undisturbed):
+    assert undisturbed.test["ndcg@10"] > 3 * undisturbed.test_popularity["ndcg@10"]
+    rows = rows_of(undisturbed.folder)
+    assert [row["epoch"] for row in rows] == list(range(1, undisturbed.epochs + 1))
+    assert {row["events"] for row in rows} == {len(HISTORIES.segment("train").item)}
+    best = rows[undisturbed.best_epoch - 1]
+    assert best["best"] and best["metrics"]["ndcg@10"] == max(row["metrics"]["ndcg@10"] for row in rows)
+    assert undisturbed.metrics == pytest.approx(best["metrics"])  # the best weights were restored
+    assert (undisturbed.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((undisturbed.folder / "environment.json").read_text())["hardware"]["workers"] == 2
+    result = json.loads((undisturbed.folder / "result.json").read_text())
+    assert result["fingerprint"] == read_manifest(Path(result["dataset"])).fingerprint
+    assert result["people"]["test"]["users"] == len(HISTORIES)
+
+
+def test_the_same_call_again_returns_the_result_and_trains_nothing(root, dataset, undisturbed):
+    told = []
+    again = train(dataset, settings(root), name="undisturbed", on_epoch=told.append)
+    assert again.already_finished and again.test == undisturbed.test and not told
+
+
+def test_a_name_taken_by_another_run_is_refused_with_the_difference(root, dataset, undisturbed):
+    with pytest.raises(ConfigError, match=r"model\.dim: 16 → 24"):
+        train(dataset, settings(root, "model.dim=24"), name="undisturbed")
+    write_dataset(root / "other", planted_histories(seed=1), shards=6)
+    with pytest.raises(ConfigError, match="fingerprint"):
+        train(root / "other", settings(root), name="undisturbed")
+
+
+@pytest.fixture(scope="module")
+def alone(root, dataset) -> RunResult:
+    return train(dataset, settings(root, "cluster.num_workers=1"), name="alone")
+
+
+def test_one_worker_learns_as_well_as_two(alone, undisturbed):
+    assert alone.test["ndcg@10"] == pytest.approx(undisturbed.test["ndcg@10"], rel=0.1)
+    assert rows_of(alone.folder)[0]["steps"] == rows_of(undisturbed.folder)[0]["steps"]
+
+
+def test_more_epochs_go_on_from_the_last(root, dataset, alone):
+    told = []
+    more = settings(root, "cluster.num_workers=1", "train.epochs=7")
+    longer = train(dataset, more, name="alone", on_epoch=told.append)
+    assert (longer.epochs, longer.resumed_from) == (7, 6)
+    assert [row["epoch"] for row in told] == [7]
+
+
+def epochs_noting_what_was_seen(given: dict) -> None:
+    """Two epochs by the product's own functions; each rank leaves its weights and the events it was fed."""
+    share = Share(given["task"])
+    state = worker._resume_or_start(share, worker.build(share.config.model, share.catalogue, 0))
+    batches, fed = share.batches, []
+
+    def noting(epoch: int, batch_type: type):
+        steps, stream = batches(epoch, batch_type)
+        return steps, (fed.append((epoch, batch)) or batch for batch in stream)
+
+    share.batches = noting
+    for _ in range(2):
+        worker._train(share, state)
+        state.epoch += 1
+    seen = np.array([[e, u, i] for e, b in fed for u, i in zip(b.user.tolist(), b.item.tolist(), strict=True)])
+    arrays = {"seen": seen, "steps": np.array([sum(e == epoch for e, _ in fed) for epoch in range(2)])}
+    arrays |= {name: tensor.detach().numpy() for name, tensor in state.weights().items()}
+    save_file(arrays, share.task.folder / f"rank{share.rank}.safetensors")
+
+
+@pytest.fixture
+def this_module_travels():
+    """Ray's workers cannot import a test file, so what they run of it goes to them whole."""
+    module = sys.modules[__name__]
+    ray.cloudpickle.register_pickle_by_value(module)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(module)
+
+
+@pytest.mark.usefixtures("this_module_travels")
+def test_two_workers_see_every_event_once_an_epoch_and_end_bit_equal(root, dataset, tmp_path):
+    TorchTrainer(
+        epochs_noting_what_was_seen,
+        train_loop_config={"task": Task(dataset, tmp_path, settings(root))},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(name="noting", storage_path=str(tmp_path / "ray")),
+    ).fit()
+    ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2)]
+    pairs = HISTORIES.segment("train").pairs()
+    expected = sorted((epoch, *pair) for epoch in range(2) for pair in zip(pairs.user, pairs.item, strict=True))
+    assert sorted(map(tuple, np.concatenate([rank.pop("seen") for rank in ranks]).tolist())) == expected
+    assert_same_weights(*ranks)  # and equal numbers of steps
+    assert ranks[0]["user_table"].any() and not np.array_equal(ranks[0]["user_table"][0], ranks[0]["user_table"][1])
+
+
+def train_workers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())]
+
+
+def test_a_worker_killed_mid_epoch_is_replaced_and_the_result_is_the_same(root, dataset, undisturbed):
+    killed = []
+
+    def kill_once(row: dict) -> None:
+        if row["epoch"] == 2 and not killed:
+            victim = train_workers()[-1]
+            victim.send_signal(signal.SIGKILL)
+            killed.append(row["epoch"])
+
+    result = train(dataset, settings(root), name="killed", on_epoch=kill_once)
+    assert killed
+    assert [row["epoch"] for row in rows_of(result.folder)] == list(range(1, undisturbed.epochs + 1))
+    assert result.test == undisturbed.test
+    assert_same_weights(weights_of(result.folder), weights_of(undisturbed.folder))
+
+
+def test_a_killed_driver_is_resumed_by_the_same_command(root, dataset, undisturbed):
+    sets = [part for setting in (*SETTINGS, f"cluster.storage={root / 'runs'}") for part in ("--set", setting)]
+    command = [sys.executable, str(ROOT / "train.py"), str(dataset), *sets, "--name", "driverless"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if json.loads(line).get("epoch") == 2:
+                first.kill()
+                break
+    again = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=200, check=True)
+    *told, last = map(json.loads, again.stdout.splitlines())
+    assert last["resumed_from"] >= 2 and [row["epoch"] for row in told] == list(range(last["resumed_from"] + 1, 7))
+    assert last["test"] == undisturbed.test
+
+
+def test_a_cut_shard_stops_the_run_at_once_as_a_data_error(root, tmp_path):
+    write_dataset(tmp_path / "dataset", HISTORIES, shards=6)
+    victim = tmp_path / "dataset" / "users" / "all-00003.parquet"
+    victim.write_bytes(victim.read_bytes()[:-50])
+    with pytest.raises(DataError, match=r"all-00003\.parquet"):  # started again 1000 times in vain, it would not end
+        train(tmp_path / "dataset", settings(root, "cluster.max_failures=1000"), name="cut")
+
+
+def test_popularity_goes_the_same_way(root, dataset, undisturbed):
+    result = train(dataset, settings(root, "model.name=popularity"), name="popular")
+    assert result.test == result.test_popularity == undisturbed.test_popularity
+
+
+def test_users_held_out_whole_are_answered_from_their_history(root, tmp_path):
+    """A split by user: the model never trained on them, and still knows their taste."""
+    roles = (["train"] * 24 + ["valid"] * 8 + ["test"] * 8) * 6
+    write_dataset(tmp_path / "dataset", HISTORIES, shards=6, row_group_events=120, roles=roles)
+    result = train(tmp_path / "dataset", settings(root, "cluster.num_workers=1"), name="by-user")
+    assert result.test["ndcg@10"] > 3 * result.test_popularity["ndcg@10"]
+
+
+def test_refitting_learns_from_all_segments_and_measures_nothing(root, dataset):
+    result = train(dataset, settings(root, "cluster.num_workers=1"), name="refit", refit_epochs=2)
+    assert result.epochs == 2 and not result.metrics and not result.test
+    assert [row["events"] for row in rows_of(result.folder)] == [len(HISTORIES.item)] * 2

@@ -1,0 +1,97 @@
+"""Exact search against a sort of all scores in double precision."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.retrieval import topk
+from recsys.retrieval.topk import NOTHING, nearest, rescore, top_k
+
+
+def by_sorting(queries, items, k, hidden):
+    """The definition: every score, rounded to single precision, sorted by (-score, item)."""
+    lists = []
+    for query, gone in zip(queries, hidden, strict=True):
+        scores = (items.astype(np.float64) * query).sum(axis=1).astype(np.float32)
+        order = np.lexsort((np.arange(len(items)), -scores))
+        lists.append([int(item) for item in order if int(item) not in gone][:k])
+    return lists
+
+
+def as_lists(ids_BK):
+    return [row[row != NOTHING].tolist() for row in ids_BK]
+
+
+def compressed(hidden):
+    offsets = np.concatenate([[0], np.cumsum([len(gone) for gone in hidden])]).astype(np.int64)
+    return offsets, np.array([item for gone in hidden for item in sorted(gone)], np.int32)
+
+
+@st.composite
+def searches(draw):
+    seed, users, items = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 70)), draw(st.integers(1, 300))
+    dims, k = draw(st.sampled_from([1, 3, 8, 16])), draw(st.integers(1, 320))
+    rng = np.random.default_rng(seed)
+    levels = draw(st.sampled_from([2, 5, None]))  # few levels: many scores that are equal
+    vectors = rng.standard_normal((users + items, dims)) if levels is None else rng.integers(0, levels, (users + items, dims))
+    hidden = [set(rng.choice(items, rng.integers(0, items + 1), replace=False).tolist()) for _ in range(users)]
+    return vectors[:users].astype(np.float32), vectors[users:].astype(np.float32), k, hidden
+
+
+@given(searches(), st.sampled_from([64, 1000, 1 << 19]))
+@settings(max_examples=80, deadline=None)
+def test_finds_what_sorting_finds_whatever_the_block(search, block_scores):
+    queries, items, k, hidden = search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "BLOCK_SCORES", block_scores)
+        patch.setattr(topk, "MOST_CANDIDATES", block_scores)
+        ids_BK, scores_BK = top_k(queries, items, k, seen=compressed(hidden))
+    assert as_lists(ids_BK) == by_sorting(queries, items, k, hidden)
+    assert (np.isinf(scores_BK) == (ids_BK == NOTHING)).all()
+
+
+def test_a_list_does_not_depend_on_the_batch():
+    rng = np.random.default_rng(1)
+    base = rng.standard_normal((50, 64))
+    # Bundles of vectors a rounding apart: a matrix product alone would order them differently in each batch.
+    items = (base[rng.integers(0, 50, 5000)] * (1 + 1e-7 * rng.standard_normal((5000, 1)))).astype(np.float32)
+    queries = rng.standard_normal((130, 64)).astype(np.float32)
+    together = top_k(queries, items, 10)
+    for size in (1, 3, 64):
+        parts = [top_k(queries[first : first + size], items, 10) for first in range(0, 130, size)]
+        assert (np.concatenate([ids for ids, _ in parts]) == together[0]).all()
+        assert (np.concatenate([scores for _, scores in parts]) == together[1]).all()
+
+
+def test_never_and_allowed_choose_the_items():
+    rng = np.random.default_rng(2)
+    queries, items = rng.standard_normal((5, 8)).astype(np.float32), rng.standard_normal((40, 8)).astype(np.float32)
+    never = np.arange(0, 40, 3, dtype=np.int32)
+    allowed = np.setdiff1d(np.arange(40), never).astype(np.int32)
+    hidden = [{1, 2, 3} for _ in queries]
+    expected = by_sorting(queries, items, 40, [gone | set(never.tolist()) for gone in hidden])
+    assert as_lists(top_k(queries, items, 40, seen=compressed(hidden), never=never)[0]) == expected
+    assert as_lists(top_k(queries, items, 40, seen=compressed(hidden), allowed=allowed)[0]) == expected
+    assert top_k(queries, items, 5, allowed=np.zeros(0, np.int32))[0].shape == (5, 0)
+
+
+def test_scores_are_those_of_each_row_alone():
+    rng = np.random.default_rng(3)
+    vectors, query = rng.standard_normal((100, 24)).astype(np.float32), rng.standard_normal(24).astype(np.float32)
+    alone = np.array([rescore(query, vector[None])[0] for vector in vectors])
+    assert (rescore(query, vectors) == alone).all()
+    assert (rescore(np.tile(query, (100, 1)), vectors) == alone).all()
+
+
+def test_a_query_of_zeros_lists_items_by_number():
+    items = np.random.default_rng(4).standard_normal((100, 8)).astype(np.float32)
+    assert top_k(np.zeros((1, 8), np.float32), items, 5)[0].tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_nearest_leaves_the_item_out_and_ties_go_by_number():
+    vectors = np.array([[1, 0], [2, 0], [0, 1], [3, 0], [1, 1]], np.float32)
+    items, cosines = nearest(vectors, np.array([0, 1, 2, 3, 4], np.int32), 1, 3)
+    assert items.tolist() == [0, 3, 4]
+    assert cosines == pytest.approx([1, 1, 2**-0.5])
+    assert nearest(vectors, np.array([1], np.int32), 1, 3)[0].tolist() == []

@@ -1,0 +1,37 @@
+"""Arguments as `serve run` gives them: strings, and refused by name where they cannot be."""
+
+import pytest
+from pydantic import ValidationError
+
+from serve.args import ServeArgs
+
+
+def test_strings_become_what_they_should_be() -> None:
+    args = ServeArgs.model_validate({"bundles": "b", "port": "9000", "replicas": "2", "batch_in_thread": "true", "cpus": "0.5"})
+    assert (args.port, args.replicas, args.batch_in_thread, args.cpus) == (9000, 2, True, 0.5)
+
+
+def test_only_this_machine_is_listened_to_by_default() -> None:
+    assert ServeArgs(bundles="b").is_loopback and ServeArgs(bundles="b", host="localhost").is_loopback
+    assert not ServeArgs(bundles="b", host="0.0.0.0").is_loopback and not ServeArgs(bundles="b", host="::").is_loopback
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"bundle": "b"}, "bundle"),
+        ({"port": "70000"}, "port"),
+        ({"host": ""}, "host"),  # would be every address
+        ({"max_k": 0}, "max_k"),
+        ({"max_queued": 10}, "max_requests"),
+        ({"max_ongoing": 10}, "max_batch"),
+        ({"ingress": "haproxy"}, "8404"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        ServeArgs.model_validate({"bundles": "b", **given})
+
+
+def test_every_argument_is_documented() -> None:
+    assert [name for name, field in ServeArgs.model_fields.items() if not field.description] == []
