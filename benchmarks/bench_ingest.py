@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
+import ray
 import ray.data
 from common import publish, spread, table
 
 from cluster import ingest
+from cluster.held import HeldShards
 from cluster.session import session
 from recsys.config import ClusterConfig
 from recsys.data import schema, userfiles
@@ -33,6 +36,7 @@ from recsys.data.plan import epoch_plan, step_sizes
 BATCH, BUFFER = 8192, 200_000
 USER_EVENTS, ITEMS = 145, 62_000
 GIGABYTE = 1e9
+OURS = ["ours", "ours_streaming"]  # later epochs from memory, and from the files
 
 
 def main() -> None:
@@ -66,25 +70,31 @@ def arguments() -> argparse.Namespace:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """Events a second of each contender, first epoch and later ones apart; every run starts Ray anew, in turn A B C A B C."""
-    manifest = generate(folder / "speed", options.events, flat=not options.only_ours)
-    contenders: dict[str, Callable[[int], Iterator[int]]] = {
-        "ours": lambda epoch: our_epoch(folder / "speed", manifest, epoch, options),
-    }
-    if not options.only_ours:
-        contenders |= {
-            "ray_local_shuffle": lambda _: stock_epoch(folder / "speed"),
-            "pyarrow": lambda _: bare_epoch(folder / "speed"),
-        }
+    """Events a second of each contender, first epoch and later ones apart; Ray and a worker anew each time, A B C A B C."""
+    generate(folder / "speed", options.events, flat=not options.only_ours)
+    contenders = OURS if options.only_ours else [*OURS, "ray_local_shuffle", "pyarrow"]
     first: dict[str, list[float]] = {name: [] for name in contenders}
     later: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(options.runs):
-        for name, epoch in contenders.items():
+        for name in contenders:
             with session(cluster_config(options)):
-                rates = [rate(epoch(number), manifest) for number in range(1 + options.later)]
+                rates = ray.get(worker_rates.remote(name, folder / "speed", options))
             first[name].append(rates[0])
             later[name].extend(rates[1:])
     return {name: {"first_epoch": spread(first[name], 0), "later": spread(later[name], 0)} for name in contenders}
+
+
+@ray.remote(num_cpus=1)
+def worker_rates(contender: str, folder: Path, options: argparse.Namespace) -> list[float]:
+    """Events a second of an epoch and of later ones, in a process that has loaded what a training worker loads."""
+    manifest = read_manifest(folder)
+    source = our_source(folder, manifest, options, holds=contender == OURS[0])
+    epochs: dict[str, Callable[[int], Iterator[int]]] = {
+        "ray_local_shuffle": lambda _: stock_epoch(folder),
+        "pyarrow": lambda _: bare_epoch(folder),
+    }
+    epoch = epochs.get(contender, lambda number: our_epoch(source, manifest, number, options))
+    return [rate(epoch(number), manifest) for number in range(1 + options.later)]
 
 
 def cluster_config(options: argparse.Namespace) -> ClusterConfig:
@@ -102,11 +112,17 @@ def rate(batches: Iterator[int], manifest: DatasetManifest) -> float:
     return events / seconds
 
 
-def our_epoch(folder: Path, manifest: DatasetManifest, epoch: int, options: argparse.Namespace) -> Iterator[int]:
+def our_source(folder: Path, manifest: DatasetManifest, options: argparse.Namespace, *, holds: bool) -> ingest.Source:
+    """As a training worker makes it, with its shards held in memory after the first epoch or not."""
+    reads = {"readers": options.readers, "prefetch": options.prefetch}
+    held = HeldShards(folder / schema.USERS_FOLDER, manifest.user_files, **reads) if holds else None
+    return ingest.Source(partial(ingest.macro_batches, folder, manifest, **reads), held)
+
+
+def our_epoch(source: ingest.Source, manifest: DatasetManifest, epoch: int, options: argparse.Namespace) -> Iterator[int]:
     """Sizes of the batches of an epoch as a worker gets them: checked against hashes, permuted, tensors."""
     plan = epoch_plan(0, epoch, 1, manifest, window_events=options.window_events, mix_shards=8)
-    tables = ingest.macro_batches(folder, manifest, plan.ranks[0], readers=options.readers, prefetch=options.prefetch)
-    return map(len, ingest.pair_batches(tables, step_sizes(plan.amounts(), 0, BATCH)))
+    return map(len, ingest.pair_batches(source.tables(plan.ranks[0]), step_sizes(plan.amounts(), 0, BATCH)))
 
 
 def stock_epoch(folder: Path) -> Iterator[int]:
@@ -173,7 +189,7 @@ def as_table(histories: Histories) -> pa.Table:
 
 
 def memory_at(events: int, folder: Path, options: argparse.Namespace) -> float:
-    """Peak gigabytes of one epoch, driver, Ray and its object store together, in a process of its own."""
+    """Peak gigabytes of two streamed epochs, driver, Ray and its object store together, in a process of its own."""
     generate(folder / str(events), events, flat=False)
     command = [sys.executable, __file__, "--watch-memory", str(folder / str(events)), "--readers", str(options.readers)]
     command += ["--prefetch", str(options.prefetch), "--window-events", str(options.window_events)]
@@ -187,7 +203,9 @@ def peak_memory(folder: str, options: argparse.Namespace) -> float:
         watcher = threading.Thread(target=watch, args=(peak, over))
         watcher.start()
         manifest = read_manifest(Path(folder))
-        rate(our_epoch(Path(folder), manifest, 0, options), manifest)
+        source = our_source(Path(folder), manifest, options, holds=False)
+        for epoch in range(2):
+            rate(our_epoch(source, manifest, epoch, options), manifest)
         over.set()
         watcher.join()
     return round(peak[0] / GIGABYTE, 2)
@@ -211,11 +229,12 @@ def proportional_size(process: psutil.Process) -> int:
 
 
 def ratios(speeds: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Our medians as multiples of the others'."""
+    """Medians of ours as multiples of the others'."""
     return {
-        other: {when: round(speeds["ours"][when]["median"] / speeds[other][when]["median"], 2) for when in speeds["ours"]}
+        f"{mine} / {other}": {w: round(speeds[mine][w]["median"] / speeds[other][w]["median"], 2) for w in speeds[mine]}
+        for mine in OURS
         for other in speeds
-        if other != "ours"
+        if other not in OURS
     }
 
 
@@ -224,21 +243,23 @@ def describe(options: argparse.Namespace, figures: dict) -> str:
     rows = [(n, *(f"{s[w]['median'] / 1e6:.1f}" for w in ("first_epoch", "later"))) for n, s in speeds.items()]
     peaks = ", ".join(f"{int(events):,} events {gigabytes} GB" for events, gigabytes in memory.items())
     return f"""
-`python benchmarks/bench_ingest.py` reads {options.events:,} generated events in one training process, {options.runs} runs in
-turn, Ray started anew for each. Ours: macro-batches of {options.window_events:,} events by the epoch plan, every file hashed
-against the manifest, permuted, cut to tensors of {BATCH}. Ray Data's stock iterator: the same train events as flat rows,
-`iter_torch_batches(batch_size={BATCH}, local_shuffle_buffer_size={BUFFER:,})`. pyarrow: the flat rows, read only.
+`python benchmarks/bench_ingest.py` reads {options.events:,} generated events in one worker, {options.runs} runs in turn, Ray
+and the worker started anew for each. `ours`: macro-batches of {options.window_events:,} events by the epoch plan, every file
+hashed against the manifest, permuted, cut to tensors of {BATCH}; the first epoch by Ray Data, later ones from the worker's
+memory; `ours_streaming`: all of them by Ray Data, as where the shards do not fit. `ray_local_shuffle`: Ray Data's stock
+iterator over the same train events as flat rows, `iter_torch_batches(batch_size={BATCH},
+local_shuffle_buffer_size={BUFFER:,})`. `pyarrow`: the flat rows, read only.
 
 {table(("million events/s, medians", "first epoch", "later epochs"), rows)}
 
-Ours as multiples of the others: {_multiples(figures["ratios"])}.
+As multiples: {_multiples(figures["ratios"])}.
 
-Peak memory of an epoch, all processes and the object store: {peaks}.
+Peak memory of streamed epochs, all processes and the object store: {peaks}.
 """
 
 
 def _multiples(ratios: dict[str, dict[str, float]]) -> str:
-    return "; ".join(f"{peer} {r['first_epoch']}× in the first epoch, {r['later']}× later" for peer, r in ratios.items())
+    return "; ".join(f"{pair} {r['first_epoch']}× in the first epoch, {r['later']}× later" for pair, r in ratios.items())
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def epoch_line(row: Mapping[str, Any], metric: str) -> str:
     if row.get("events_per_second"):
         parts.append(f"{row['events_per_second']:,.0f} events/s")
     if row.get("wait_share") is not None:
-        parts.append(f"{100 * row['wait_share']:.0f}% waiting for data")
+        parts.append(f"{100 * row['wait_share']:.0f}% waiting for data from {row.get('read_from', 'files')}")
     return "  ".join(parts)
 
 

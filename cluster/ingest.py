@@ -1,6 +1,7 @@
 """Streaming ingest: the dataset folder as shuffled tensors for one training worker, by the epoch plan.
 
-Ray Data reads macro-batches in parallel tasks and keeps their order; what a task does is in `reading.py`.
+Ray Data reads macro-batches in parallel tasks and keeps their order; what a task does is in `reading.py`. Epochs after a
+worker's first come from its memory where its shards fit (`held.py`): the same tables in the same order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -14,7 +15,9 @@ import ray.data
 import torch
 
 from cluster import reading
+from cluster.held import HeldShards
 from cluster.reading import ERROR, PAIRS
+from cluster.session import execution
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest
 from recsys.data.histories import Histories, Pairs
@@ -22,6 +25,26 @@ from recsys.data.plan import MacroBatch
 from recsys.errors import DataError
 
 T = TypeVar("T", bound=Sized)
+
+
+class Source:
+    """Where a worker's macro-batches come from, epoch after epoch."""
+
+    def __init__(self, stream: Callable[[Sequence[MacroBatch]], Iterator[pa.Table]], held: HeldShards | None) -> None:
+        """stream: reads entries of a plan from the files; held: does so from memory, None where the shards do not fit."""
+        self._stream, self._held = stream, held
+        self._warm = False
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether the next epoch comes from memory."""
+        return self._warm and self._held is not None
+
+    def tables(self, entries: Sequence[MacroBatch]) -> Iterator[pa.Table]:
+        """An epoch's macro-batches in order."""
+        read = self._held.macro_batches if self._held is not None and self._warm else self._stream
+        self._warm = True
+        return read(entries)
 
 
 def pair_batches(
@@ -74,11 +97,11 @@ def macro_batches(
     planned.context.execution_options.preserve_order = True
     planned.context.enable_progress_bars = False
     tables = planned.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=reader_cpus, compute=at_once)
-    stream = tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)
-    for table in cast(Iterable[pa.Table], stream):
-        if ERROR in table.column_names:
-            raise DataError(table.column(ERROR)[0].as_py())
-        yield table
+    with execution(tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)) as stream:
+        for table in cast(Iterator[pa.Table], stream):
+            if ERROR in table.column_names:
+                raise DataError(table.column(ERROR)[0].as_py())
+            yield table
 
 
 def _as_row(entry: MacroBatch) -> dict[str, object]:

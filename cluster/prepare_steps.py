@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import ray.data
 
+from cluster.session import execution
 from recsys.config import DataConfig
 from recsys.data.folder import STAGING
 from recsys.data.sources.base import Source
@@ -48,13 +49,14 @@ def stream(job: Job, stage: str, function: Callable[[Entry], Result], entries: S
 
     numbers = [{"index": index} for index in range(len(entries))]
     rows = ray.data.from_items(numbers, override_num_blocks=len(entries)).map(work)
-    for done, row in enumerate(rows.iter_rows(), start=1):
-        result = row["result"].content
-        if isinstance(result, RecsysError):
-            raise result
-        yield row["index"], result
-        if job.progress is not None:
-            job.progress(stage, done, len(entries))
+    with execution(rows.iter_rows()) as finished:
+        for done, row in enumerate(finished, start=1):
+            result = row["result"].content
+            if isinstance(result, RecsysError):
+                raise result
+            yield row["index"], result
+            if job.progress is not None:
+                job.progress(stage, done, len(entries))
 
 
 def in_order(job: Job, stage: str, function: Callable[[Entry], Result], entries: Sequence[Entry]) -> list[Result]:

@@ -3,8 +3,8 @@
 Ray's reading tasks import this file, so it does without torch, which takes seconds to load.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from recsys.errors import DataError
 
 PAIRS = pa.schema([(schema.USER, pa.int32()), (schema.ITEM, pa.int32()), (schema.RATING, pa.float32())])
 ERROR = "error"
+Held = dict[tuple[str, int], pa.Table]
+"""Row groups that stay in memory, by (file, number)."""
 _ROW_COLUMNS = [schema.USER, schema.ITEM, schema.RATING, schema.TIME, schema.VALID_FROM, schema.TEST_FROM]
 _PAIR_COLUMNS = [schema.USER, schema.ITEM, schema.RATING, schema.VALID_FROM]
 
@@ -42,14 +44,20 @@ def read_macro_batch(
     *,
     whole_rows: bool = False,
     everything: bool = False,
+    held: Held | None = None,
 ) -> pa.Table:
     """Read row groups, check them against the manifest, keep the train segment and permute its events by `seed`.
 
-    folder: users/ of a dataset. Returns PAIRS; with `whole_rows` permuted rows of users, all segments.
+    folder: users/ of a dataset. everything: all segments are train. held: taken from there what is there, and put there
+    what is read. Returns PAIRS; with `whole_rows` permuted rows of users, all segments.
     """
     columns = _ROW_COLUMNS if whole_rows else _PAIR_COLUMNS
-    files_groups = _by_file(row_groups)
-    rows = pa.concat_tables(_read_to_train(folder, files[name], groups, columns, everything) for name, groups in files_groups)
+    read = partial(_read_to_train, folder, columns=columns, everything=everything)
+    if held is None:
+        parts = [read(files[name], groups) for name, groups in _by_file(row_groups)]
+    else:
+        parts = [_held(held, (name, group), partial(read, files[name], [group])) for name, group in _file_by_file(row_groups)]
+    rows = pa.concat_tables(parts)
     rng = np.random.default_rng(seed)
     return rows.take(rng.permutation(len(rows))) if whole_rows else _permuted_pairs(rows, rng)
 
@@ -65,6 +73,18 @@ def read_planned(batch: pa.Table, folder: Path, files: dict[str, UserFile], whol
         return read_macro_batch(folder, files, row_groups, entry["seed"], whole_rows=whole_rows, everything=everything)
     except DataError as error:
         return pa.table({ERROR: [str(error)]})
+
+
+def _held(held: Held, key: tuple[str, int], read: Callable[[], pa.Table]) -> pa.Table:
+    if key not in held:
+        held[key] = read().combine_chunks()
+    return held[key]
+
+
+def _file_by_file(row_groups: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    for name, groups in _by_file(row_groups):
+        for group in groups:
+            yield name, group
 
 
 def _by_file(row_groups: Sequence[tuple[str, int]]) -> Iterator[tuple[str, list[int]]]:

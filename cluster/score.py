@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
+from cluster.session import execution
 from recsys.bundle import store
 from recsys.bundle.read import open_bundle
 from recsys.errors import ConfigError, RecsysError, RequestError
@@ -70,7 +71,8 @@ def _scored(scorer: Any, args: tuple[Any, ...], users: int, workers: int) -> Ite
     planned.context.enable_progress_bars = False
     pool = ray.data.ActorPoolStrategy(size=min(workers, len(runs)))
     done = planned.map_batches(scorer, fn_constructor_args=args, batch_size=1, batch_format="pyarrow", compute=pool)
-    yield from (row["users"] for row in done.iter_rows())
+    with execution(done.iter_rows()) as rows:
+        yield from (row["users"] for row in rows)
 
 
 class Scorer:

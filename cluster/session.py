@@ -5,16 +5,26 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 import ray
 from ray.data import DataContext
 
 from recsys.config import ClusterConfig
 from recsys.errors import ConfigError, RecsysError
+
+RAY_DATA_THREAD = "iter_threaded"
+"""Ray Data's name for the threads that fetch what is iterated over; closing an iterator does not wait for them."""
+PATIENCE = 10.0  # seconds
+
+T = TypeVar("T")
+_executions: WeakSet[Generator[Any, None, None]] = WeakSet()
 
 
 @contextmanager
@@ -32,7 +42,28 @@ def session(config: ClusterConfig, workers: int | None = None) -> Iterator[None]
     try:
         yield
     finally:
+        _end_executions()
         ray.shutdown()
+
+
+def execution(results: Iterable[T]) -> closing[Generator[T, None, None]]:
+    """For a `with`: what Ray Data computes, one by one; the execution is over at the end of it, or of the session.
+
+    One that is abandoned and outlives its Ray takes the process with it: a minute later its client misses Ray and exits.
+    """
+    stream = cast("Generator[T, None, None]", iter(results))
+    _executions.add(stream)
+    return closing(stream)
+
+
+def _end_executions() -> None:
+    """Close what is still open, and wait for Ray Data's threads: one that asks a Ray that is gone ends the whole process."""
+    for stream in list(_executions):
+        stream.close()
+    deadline = time.monotonic() + PATIENCE
+    for thread in threading.enumerate():
+        if thread.name == RAY_DATA_THREAD:
+            thread.join(max(deadline - time.monotonic(), 0))
 
 
 def reader_cpus(config: ClusterConfig) -> float:

@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cluster import ingest, reading
+from cluster.held import HeldShards, fit_in_memory
 from recsys.config import Config
 from recsys.data import schema
 from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
@@ -54,8 +55,9 @@ class Share:
         self.task, self.config = task, task.config
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.leads = self.rank == 0
+        self.workers_on_host = context.get_local_world_size()
         self.hardware = hardware.choose(
-            task.config.train, device=ray.train.torch.get_device(), workers_on_host=context.get_local_world_size()
+            task.config.train, device=ray.train.torch.get_device(), workers_on_host=self.workers_on_host
         )
         self.manifest = read_manifest(task.dataset)
         self.refits = task.refit_epochs is not None
@@ -100,19 +102,20 @@ class Share:
         window = {"window_events": cluster.window_events, "mix_shards": cluster.mix_shards}
         plan = epoch_plan(train.seed, epoch, self.world, self.planned, **window)
         sizes = list(step_sizes(plan.amounts(of_rows=whole_rows), self.rank, train.batch_size))
-        tables = ingest.macro_batches(
-            self.task.dataset,
-            self.planned,
-            plan.ranks[self.rank],
-            readers=cluster.readers,
-            prefetch=cluster.prefetch,
-            reader_cpus=self.task.reader_cpus,
-            whole_rows=whole_rows,
-            everything=self.refits,
-        )
+        tables = self.source(whole_rows).tables(plan.ranks[self.rank])
         if whole_rows:
             return len(sizes), ingest.history_batches(tables, sizes)
         return len(sizes), ingest.pair_batches(tables, sizes, self.hardware.device)
+
+    @cache  # noqa: B019 - a worker has one share, for as long as it lives
+    def source(self, whole_rows: bool) -> ingest.Source:
+        """Where this worker's epochs come from: its files by Ray Data, then its memory where they fit."""
+        cluster = self.config.cluster
+        reads: dict[str, Any] = {"readers": cluster.readers, "prefetch": cluster.prefetch, "whole_rows": whole_rows}
+        reads["everything"] = self.refits
+        stream = partial(ingest.macro_batches, self.task.dataset, self.planned, reader_cpus=self.task.reader_cpus, **reads)
+        fits = fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows)
+        return ingest.Source(stream, HeldShards(self.task.dataset / schema.USERS_FOLDER, self.files, **reads) if fits else None)
 
     def evaluate(self, model: Any, segment: str) -> RankingSums:
         """Rank for every user with events in `segment`; each worker does its own users, and all get the sums."""

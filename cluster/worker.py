@@ -12,6 +12,7 @@ import torch
 from cluster import runs
 from cluster.share import Share, Task
 from recsys.data import schema
+from recsys.data.histories import Histories
 from recsys.evaluation.ranking import RankingSums
 from recsys.models import Popularity, build
 from recsys.training import checkpoint
@@ -72,7 +73,9 @@ def _train(share: Share, state: TrainState) -> dict[str, Any]:
     config, epoch = share.config, state.epoch
     # Dropout and the like: each epoch and rank its own, whatever happened before.
     torch.manual_seed(step_seed(config.train.seed, epoch, share.rank))
-    steps, batches = share.batches(epoch, bare(state.model).batch)
+    batch_type = bare(state.model).batch
+    read_from = "memory" if share.source(batch_type is Histories).is_memory else "files"
+    steps, batches = share.batches(epoch, batch_type)
     learns_order = config.model.loss != "mse"
     stats = train_epoch(
         state.model,
@@ -97,6 +100,7 @@ def _train(share: Share, state: TrainState) -> dict[str, Any]:
         "seconds": stats.seconds,
         "events_per_second": stats.events / stats.seconds,
         "wait_share": stats.wait_seconds / stats.seconds,
+        "read_from": read_from,
         "workers": share.world,
         "precision": share.hardware.precision,
     }

@@ -182,6 +182,8 @@ class ClusterConfig(Section):
     """Ray Data tasks a worker reads macro-batches with."""
     prefetch: int = Field(2, ge=0)
     """Macro-batches read ahead."""
+    hold_bytes: int | None = Field(None, ge=0)
+    """Bytes of its shards that a worker may hold for epochs after the first; unset: its part of a quarter of what is free."""
     max_failures: int = Field(3, ge=0)
     """Times a broken worker group is started again from its last checkpoint."""
     object_store_bytes: int = Field(1 << 30, ge=80 << 20)

@@ -1,12 +1,15 @@
 """Streaming ingest through real Ray Data: complete, repeatable, shuffled, and never short in silence."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from cluster import ingest, reading
+from cluster.held import HeldShards, fit_in_memory
 from cluster.session import session
 from recsys.config import ClusterConfig
 from recsys.data.dataset import DatasetManifest
@@ -98,6 +101,41 @@ def test_a_user_with_more_events_than_the_window_is_used_once(tmp_path):
     manifest = write_dataset(tmp_path / "giant", histories, shards=4)
     events = np.concatenate([flat(batches_of((tmp_path / "giant", manifest), 2, rank)) for rank in range(2)])
     np.testing.assert_array_equal(np.sort(events[:, 1]), np.arange(5030))
+
+
+@pytest.mark.parametrize("whole_rows", [False, True], ids=["events", "rows"])
+@pytest.mark.parametrize("everything", [False, True], ids=["train", "everything"])
+def test_later_epochs_from_memory_are_those_that_the_files_would_give(dataset, whole_rows, everything):
+    """Two epochs of them: while the shards are read into memory, and when they are there."""
+    folder, manifest = dataset
+    planned = reading.everything_trains(manifest) if everything else manifest
+    reads = {"readers": 2, "prefetch": 1, "whole_rows": whole_rows, "everything": everything}
+    held = HeldShards(folder / "users", planned.user_files, **reads)
+    for epoch in range(2):
+        entries = plan_of(planned, 1, epoch).ranks[0]
+        streamed = list(ingest.macro_batches(folder, planned, entries, **reads))
+        assert [t.equals(s) for t, s in zip(held.macro_batches(entries), streamed, strict=True)] == [True] * len(entries)
+
+
+def test_memory_is_read_from_after_the_first_epoch_and_only_where_the_shards_fit(dataset):
+    _, manifest = dataset
+    needed = 8 * manifest.events + 24 * manifest.users
+    fits = partial(fit_in_memory, manifest.user_files, workers_on_host=1, whole_rows=False)
+    assert [fits(limit) for limit in (needed, needed - 1, 0)] == [True, False, False]
+    assert fits(None)
+    source = ingest.Source(lambda _: iter(["file"]), SimpleNamespace(macro_batches=lambda _: iter(["memory"])))
+    assert [(source.is_memory, *source.tables([])) for _ in range(2)] == [(False, "file"), (True, "memory")]
+    source = ingest.Source(lambda _: iter(["file"]), None)
+    assert [(source.is_memory, *source.tables([])) for _ in range(2)] == [(False, "file"), (False, "file")]
+
+
+def test_an_altered_file_stops_the_epoch_that_would_read_it_into_memory(tmp_path):
+    folder = tmp_path / "dataset"
+    manifest = write_dataset(folder, HISTORIES, shards=3)
+    held = HeldShards(folder / "users", manifest.user_files, readers=2, prefetch=1)
+    (folder / "users" / "all-00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"all-00001\.parquet: missing"):
+        list(held.macro_batches(plan_of(manifest, 1).ranks[0]))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """Starting and joining Ray: only what was started here is shut down, and nothing is printed."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import ray
+import ray.data
 
 from cluster import session as sessions
-from cluster.session import reader_cpus, session, takes_gpu
+from cluster.session import execution, reader_cpus, session, takes_gpu
 from recsys.config import ClusterConfig, load_config
 from recsys.errors import ConfigError, RecsysError
 
@@ -35,6 +37,22 @@ def test_a_session_has_room_for_workers_and_readers_and_ends_with_its_block(capf
             takes_gpu(load_config(overrides=["cluster.use_gpu=yes", "cluster.num_workers=99"]).cluster)
     assert not ray.is_initialized()
     assert capfd.readouterr().out == ""
+
+
+def test_what_is_abandoned_ends_with_its_session_and_leaves_no_thread_that_could_ask_a_ray_that_is_gone():
+    """Ray ends a process that does so, without a word: an error of ours would never be shown."""
+    with session(SMALL):
+        numbers = ray.data.range(100_000, override_num_blocks=50).map_batches(lambda batch: batch, batch_size=None)
+        abandoned = execution(numbers.iter_batches(batch_size=10)).thing
+        next(abandoned)
+        assert fetching()
+    assert not fetching()
+    with pytest.raises(StopIteration):
+        next(abandoned)
+
+
+def fetching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == sessions.RAY_DATA_THREAD]
 
 
 def test_an_address_where_no_ray_is_is_said_so(monkeypatch):

@@ -1,0 +1,77 @@
+"""A worker's shards in its own memory, for epochs after the first: the same macro-batches as Ray Data reads, without it."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from cluster import reading
+from recsys.data.dataset import UserFile
+from recsys.data.plan import MacroBatch
+
+# An event's item and rating; whole rows hold its time, too. Ids and segment bounds of users come on top.
+PAIR_BYTES, ROW_BYTES, USER_BYTES = 8, 16, 24
+# What training may hold of a host's free memory, where no limit is set.
+SHARE_OF_MEMORY = 0.25
+
+
+class HeldShards:
+    """Row groups of a worker, read from their files the first time they are asked for and held from then on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[UserFile],
+        *,
+        readers: int,
+        prefetch: int,
+        whole_rows: bool = False,
+        everything: bool = False,
+    ) -> None:
+        """folder: users/ of a dataset; the others as in `ingest.macro_batches`."""
+        self.readers, self.prefetch = readers, prefetch
+        held: reading.Held = {}
+        self._read = partial(
+            reading.read_macro_batch,
+            folder,
+            {file.name: file for file in files},
+            whole_rows=whole_rows,
+            everything=everything,
+            held=held,
+        )
+
+    def macro_batches(self, entries: Sequence[MacroBatch]) -> Iterator[pa.Table]:
+        """Tables as `ingest.macro_batches` yields them, bit for bit, by `readers` threads, `prefetch` of them ahead.
+
+        Raises DataError as it does.
+        """
+        tasks = (partial(self._read, entry.row_groups, entry.seed) for entry in entries)
+        return _in_order(tasks, self.readers, self.prefetch + 1)
+
+
+def fit_in_memory(files: Iterable[UserFile], limit: int | None, workers_on_host: int, *, whole_rows: bool) -> bool:
+    """Whether a worker may hold these files: at most `limit` bytes, by default its part of a quarter of what is free."""
+    needed = sum(file.events * (ROW_BYTES if whole_rows else PAIR_BYTES) + file.rows * USER_BYTES for file in files)
+    if limit is None:
+        limit = int(psutil.virtual_memory().available * SHARE_OF_MEMORY / workers_on_host)
+    return needed <= limit
+
+
+def _in_order(tasks: Iterable[Callable[[], pa.Table]], threads: int, ahead: int) -> Iterator[pa.Table]:
+    """Results of tasks in their order, `ahead` of them begun or waiting at any time."""
+    pending: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="held-shards") as pool:
+        try:
+            for task in tasks:
+                pending.append(pool.submit(task))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
