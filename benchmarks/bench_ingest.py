@@ -1,11 +1,12 @@
 """Ingest: dataset folder → shuffled tensors in a worker, against Ray Data's stock iterator; pyarrow alone is the limit.
 
-python benchmarks/bench_ingest.py [--events 20000000] [--runs 5] [--memory-events 20000000 100000000]
+python benchmarks/bench_ingest.py [--events 20000000] [--runs 5] [--memory-events 1000000 20000000 200000000]
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,12 +43,12 @@ OURS = ["ours", "ours_streaming"]  # later epochs from memory, and from the file
 def main() -> None:
     options = arguments()
     if options.watch_memory:
-        print(json.dumps(peak_memory(options.watch_memory, options)))
+        print(json.dumps(streamed(Path(options.watch_memory), options)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         speeds = compare(Path(folder), options)
-        memory = {str(events): memory_at(events, Path(folder), options) for events in options.memory_events}
-    figures = {"events_per_second": speeds, "ratios": ratios(speeds), "peak_gigabytes": memory}
+        sizes = {str(events): streamed_in_a_process(events, Path(folder), options) for events in options.memory_events}
+    figures = {"events_per_second": speeds, "ratios": ratios(speeds), "sizes": sizes}
     if options.events < 1_000_000:  # a trial, not a figure
         print(json.dumps(figures))
     else:
@@ -59,7 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=20_000_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--later", type=int, default=2, help="epochs after the first, in each run")
-    parser.add_argument("--memory-events", type=int, nargs="*", default=[20_000_000, 100_000_000])
+    parser.add_argument("--memory-events", type=int, nargs="*", default=[1_000_000, 20_000_000, 200_000_000])
     parser.add_argument("--window-events", type=int, default=ClusterConfig().window_events)
     parser.add_argument("--readers", type=int, default=ClusterConfig().readers)
     parser.add_argument("--prefetch", type=int, default=ClusterConfig().prefetch)
@@ -188,33 +189,39 @@ def as_table(histories: Histories) -> pa.Table:
     return pa.table([histories.user, ids, *lists, histories.valid_from, histories.test_from], schema=schema.USERS)
 
 
-def memory_at(events: int, folder: Path, options: argparse.Namespace) -> float:
-    """Peak gigabytes of two streamed epochs, driver, Ray and its object store together, in a process of its own."""
+def streamed_in_a_process(events: int, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """`streamed` of a dataset made for it, in a process of its own."""
     generate(folder / str(events), events, flat=False)
     command = [sys.executable, __file__, "--watch-memory", str(folder / str(events)), "--readers", str(options.readers)]
     command += ["--prefetch", str(options.prefetch), "--window-events", str(options.window_events)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    shutil.rmtree(folder / str(events))
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def peak_memory(folder: str, options: argparse.Namespace) -> float:
-    peak, over = [0.0], threading.Event()
+def streamed(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of two streamed epochs; the most gigabytes of all processes with the object store, and open files, over both."""
+    peak, over = {"gigabytes": 0.0, "open_files": 0.0}, threading.Event()
     with session(cluster_config(options)):
         watcher = threading.Thread(target=watch, args=(peak, over))
         watcher.start()
-        manifest = read_manifest(Path(folder))
-        source = our_source(Path(folder), manifest, options, holds=False)
-        for epoch in range(2):
-            rate(our_epoch(source, manifest, epoch, options), manifest)
+        manifest = read_manifest(folder)
+        source = our_source(folder, manifest, options, holds=False)
+        rates = [rate(our_epoch(source, manifest, epoch, options), manifest) for epoch in range(2)]
         over.set()
         watcher.join()
-    return round(peak[0] / GIGABYTE, 2)
+    seconds = {
+        f"seconds_{when}": manifest.segments[schema.TRAIN] / r for when, r in zip(("first", "later"), rates, strict=True)
+    }
+    return {name: round(value, 2) for name, value in (peak | seconds).items()}
 
 
-def watch(peak: list[float], over: threading.Event) -> None:
-    """Proportional set sizes, so that what processes share is counted once."""
+def watch(peak: dict[str, float], over: threading.Event) -> None:
+    """Proportional set sizes, so that what processes share is counted once; files of the dataset open in any process."""
     while not over.wait(0.1):
-        peak[0] = max(peak[0], sum(map(proportional_size, family())))
+        members = family()
+        peak["gigabytes"] = max(peak["gigabytes"], sum(map(proportional_size, members)) / GIGABYTE)
+        peak["open_files"] = max(peak["open_files"], sum(map(open_parquet, members)))
 
 
 def family() -> list[psutil.Process]:
@@ -225,6 +232,13 @@ def proportional_size(process: psutil.Process) -> int:
     try:
         return process.memory_full_info().pss
     except psutil.Error:  # it ended meanwhile
+        return 0
+
+
+def open_parquet(process: psutil.Process) -> int:
+    try:
+        return sum(file.path.endswith(".parquet") for file in process.open_files())
+    except (psutil.Error, OSError):
         return 0
 
 
@@ -239,9 +253,10 @@ def ratios(speeds: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str
 
 
 def describe(options: argparse.Namespace, figures: dict) -> str:
-    speeds, memory = figures["events_per_second"], figures["peak_gigabytes"]
+    speeds = figures["events_per_second"]
     rows = [(n, *(f"{s[w]['median'] / 1e6:.1f}" for w in ("first_epoch", "later"))) for n, s in speeds.items()]
-    peaks = ", ".join(f"{int(events):,} events {gigabytes} GB" for events, gigabytes in memory.items())
+    names = ("seconds_first", "seconds_later", "gigabytes", "open_files")
+    sizes = [(f"{int(events):,}", *(row[name] for name in names)) for events, row in figures["sizes"].items()]
     return f"""
 `python benchmarks/bench_ingest.py` reads {options.events:,} generated events in one worker, {options.runs} runs in turn, Ray
 and the worker started anew for each. `ours`: macro-batches of {options.window_events:,} events by the epoch plan, every file
@@ -254,7 +269,10 @@ local_shuffle_buffer_size={BUFFER:,})`. `pyarrow`: the flat rows, read only.
 
 As multiples: {_multiples(figures["ratios"])}.
 
-Peak memory of streamed epochs, all processes and the object store: {peaks}.
+Datasets of different sizes, all epochs streamed; gigabytes and open files are the most over both epochs and all processes, the
+object store included.
+
+{table(("events", "first epoch, s", "second epoch, s", "GB", "dataset files open"), sizes)}
 """
 
 
