@@ -15,7 +15,7 @@ from recsys.errors import RecsysError
 
 
 def main() -> None:
-    """Train, and print the result as one line of JSON. Exit codes: 2 usage, 3 data, 5 runtime."""
+    """Train, and print the result as one line of JSON. Exit codes: 2 usage, 3 data, 5 runtime, 130 and 143 stopped."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", type=Path, help="a dataset folder, as `recsys prepare` makes it")
     parser.add_argument("--config", type=Path, help="TOML file of settings")
@@ -23,7 +23,13 @@ def main() -> None:
     parser.add_argument("--name", help="name of the run; by default from model, dataset and settings")
     options = parser.parse_args()
     config = load_config(options.config, options.set)
-    result = train(options.dataset, config, name=options.name, on_epoch=lambda row: print(json.dumps(row), flush=True))
+    result = train(
+        options.dataset,
+        config,
+        name=options.name,
+        on_epoch=lambda row: print(json.dumps(row), flush=True),
+        on_note=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     print(json.dumps(asdict(result) | {"folder": str(result.folder)}))
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,18 +26,20 @@ import ray.data
 from common import publish, spread, table
 
 from cluster import ingest
+from cluster.ahead import ahead
 from cluster.held import HeldShards
 from cluster.session import session
 from recsys.config import ClusterConfig
 from recsys.data import schema, userfiles
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.data.histories import Histories
-from recsys.data.plan import epoch_plan, step_sizes
+from recsys.data.plan import MacroBatch, epoch_plan, step_sizes
 
 BATCH, BUFFER = 8192, 200_000
 USER_EVENTS, ITEMS = 145, 62_000
 GIGABYTE = 1e9
-OURS = ["ours", "ours_streaming"]  # later epochs from memory, and from the files
+OURS = ["ours", "ours_streaming"]  # in memory, and by Ray Data
+Source = Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]
 
 
 def main() -> None:
@@ -113,17 +115,19 @@ def rate(batches: Iterator[int], manifest: DatasetManifest) -> float:
     return events / seconds
 
 
-def our_source(folder: Path, manifest: DatasetManifest, options: argparse.Namespace, *, holds: bool) -> ingest.Source:
-    """As a training worker makes it, with its shards held in memory after the first epoch or not."""
+def our_source(folder: Path, manifest: DatasetManifest, options: argparse.Namespace, *, holds: bool) -> Source:
+    """As a training worker reads its shards, where they fit in memory and where they do not."""
     reads = {"readers": options.readers, "prefetch": options.prefetch}
-    held = HeldShards(folder / schema.USERS_FOLDER, manifest.user_files, **reads) if holds else None
-    return ingest.Source(partial(ingest.macro_batches, folder, manifest, **reads), held)
+    if holds:
+        return HeldShards(folder / schema.USERS_FOLDER, manifest.user_files, **reads).macro_batches
+    return partial(ingest.macro_batches, folder, manifest, **reads)
 
 
-def our_epoch(source: ingest.Source, manifest: DatasetManifest, epoch: int, options: argparse.Namespace) -> Iterator[int]:
+def our_epoch(source: Source, manifest: DatasetManifest, epoch: int, options: argparse.Namespace) -> Iterator[int]:
     """Sizes of the batches of an epoch as a worker gets them: checked against hashes, permuted, tensors."""
     plan = epoch_plan(0, epoch, 1, manifest, window_events=options.window_events, mix_shards=8)
-    return map(len, ingest.pair_batches(source.tables(plan.ranks[0]), step_sizes(plan.amounts(), 0, BATCH)))
+    parts = ahead(ingest.pair_parts(source(plan.ranks[0])))
+    return map(len, ingest.pair_batches(parts, step_sizes(plan.amounts(), 0, BATCH)))
 
 
 def stock_epoch(folder: Path) -> Iterator[int]:
@@ -260,9 +264,9 @@ def describe(options: argparse.Namespace, figures: dict) -> str:
     return f"""
 `python benchmarks/bench_ingest.py` reads {options.events:,} generated events in one worker, {options.runs} runs in turn, Ray
 and the worker started anew for each. `ours`: macro-batches of {options.window_events:,} events by the epoch plan, every file
-hashed against the manifest, permuted, cut to tensors of {BATCH}; the first epoch by Ray Data, later ones from the worker's
-memory; `ours_streaming`: all of them by Ray Data, as where the shards do not fit. `ray_local_shuffle`: Ray Data's stock
-iterator over the same train events as flat rows, `iter_torch_batches(batch_size={BATCH},
+hashed against the manifest, permuted, cut to tensors of {BATCH}, by threads of a worker whose shards fit in its memory: read
+in the first epoch, held for later ones; `ours_streaming`: the same by Ray Data, as where they do not fit.
+`ray_local_shuffle`: Ray Data's stock iterator over the same train events as flat rows, `iter_torch_batches(batch_size={BATCH},
 local_shuffle_buffer_size={BUFFER:,})`. `pyarrow`: the flat rows, read only.
 
 {table(("million events/s, medians", "first epoch", "later epochs"), rows)}

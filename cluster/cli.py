@@ -31,7 +31,7 @@ NameOption = Annotated[str | None, typer.Option("--name", help="Name of the bund
 def main() -> None:
     """Run the command; errors meant for people come without a traceback.
 
-    Exit codes: 2 usage, 3 data, 4 bundle, 5 runtime, 130 interrupted.
+    Exit codes: 2 usage, 3 data, 4 bundle, 5 runtime, 130 and 143 stopped.
     """
     try:
         app()
@@ -128,9 +128,9 @@ def train(
     view = console.ProgressView(settings.train.epochs, settings.train.metric)
     try:
         with view:
-            result = fit(dataset, settings, name=name, on_epoch=view.epoch, on_step=view.step)
+            result = fit(dataset, settings, name=name, on_epoch=view.epoch, on_step=view.step, on_note=view.note)
     except KeyboardInterrupt:
-        console.err.print("Interrupted. The same command goes on after the last finished epoch.")
+        console.err.print("Interrupted. The same command goes on from the last checkpoint.")
         raise
     _print_run(result, settings.train.metric)
 
@@ -239,7 +239,7 @@ def score(
 
     cluster = load_config(config, set_ or ()).cluster
     with console.ProgressView() as view, session(cluster):
-        users = answer_all(bundle, out, k=k, mode=mode, workers=cluster.num_workers, progress=view.stage)  # type: ignore[arg-type]
+        users = answer_all(bundle, out, k=k, mode=mode, workers=cluster.most_workers, progress=view.stage)  # type: ignore[arg-type]
     console.say(f"Lists of {users:,} users: {out}")
 
 

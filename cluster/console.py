@@ -56,6 +56,10 @@ class ProgressView:
             self.stage("train: steps of an epoch", row["steps"], row["steps"])
         self.bars.console.print(epoch_line(row, self.metric))
 
+    def note(self, text: str) -> None:
+        """Something in words, above the bars."""
+        self.bars.console.print(printable(text))
+
 
 def epoch_line(row: Mapping[str, Any], metric: str) -> str:
     """One epoch in one line, from a row of metrics.jsonl."""

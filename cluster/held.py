@@ -1,4 +1,4 @@
-"""A worker's shards in its own memory, for epochs after the first: the same macro-batches as Ray Data reads, without it."""
+"""A worker's shards in its own memory, read once: the macro-batches that Ray Data streams, without its start and its copies."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,7 +49,7 @@ class HeldShards:
 
         Raises DataError as it does.
         """
-        tasks = (partial(self._read, entry.row_groups, entry.seed) for entry in entries)
+        tasks = (partial(self._read, entry) for entry in entries)
         return _in_order(tasks, self.readers, self.prefetch + 1)
 
 

@@ -1,7 +1,7 @@
 """Streaming ingest: the dataset folder as shuffled tensors for one training worker, by the epoch plan.
 
-Ray Data reads macro-batches in parallel tasks and keeps their order; what a task does is in `reading.py`. Epochs after a
-worker's first come from its memory where its shards fit (`held.py`): the same tables in the same order.
+Ray Data reads macro-batches in parallel tasks and keeps their order; what a task does is in `reading.py`. Where a worker's
+shards fit in its memory it reads them there itself, once (`held.py`): the same tables in the same order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -15,7 +15,6 @@ import ray.data
 import torch
 
 from cluster import reading
-from cluster.held import HeldShards
 from cluster.reading import ERROR, PAIRS
 from cluster.session import execution
 from recsys.data import schema
@@ -27,44 +26,31 @@ from recsys.errors import DataError
 T = TypeVar("T", bound=Sized)
 
 
-class Source:
-    """Where a worker's macro-batches come from, epoch after epoch."""
-
-    def __init__(self, stream: Callable[[Sequence[MacroBatch]], Iterator[pa.Table]], held: HeldShards | None) -> None:
-        """stream: reads entries of a plan from the files; held: does so from memory, None where the shards do not fit."""
-        self._stream, self._held = stream, held
-        self._warm = False
-
-    @property
-    def is_memory(self) -> bool:
-        """Whether the next epoch comes from memory."""
-        return self._warm and self._held is not None
-
-    def tables(self, entries: Sequence[MacroBatch]) -> Iterator[pa.Table]:
-        """An epoch's macro-batches in order."""
-        read = self._held.macro_batches if self._held is not None and self._warm else self._stream
-        self._warm = True
-        return read(entries)
+def pair_parts(tables: Iterator[pa.Table], device: torch.device | str = "cpu", *, skip: int = 0) -> Iterator[Pairs]:
+    """Tables of PAIRS as tensors on `device`, without the first `skip` events."""
+    return (_to_tensors(table, device) for table in _skipping(tables, skip))
 
 
-def pair_batches(
-    tables: Iterator[pa.Table], sizes: Iterable[tuple[int, int]], device: torch.device | str = "cpu"
-) -> Iterator[Pairs]:
-    """Tables of PAIRS as batches of tensors on `device`, of the sizes that `plan.step_sizes` gives; what is left of one
-    table goes on in the next batch. `total` of a batch is the size of the step over all workers; a batch may be empty.
+def pair_batches(parts: Iterator[Pairs], sizes: Iterable[tuple[int, int]]) -> Iterator[Pairs]:
+    """Pairs of the sizes that `plan.step_sizes` gives; what is left of one part goes on in the next batch. `total` of a
+    batch is the size of the step over all workers; a batch may be empty.
 
-    Raises DataError where the tables hold fewer or more events than the sizes.
+    Raises DataError where the parts hold fewer or more events than the sizes.
     """
-    parts = (_to_tensors(table, device) for table in tables)
-    empty = _to_tensors(PAIRS.empty_table(), device)
+    empty = _to_tensors(PAIRS.empty_table(), "cpu")
     for (_, total), batch in _cut(parts, sizes, empty, _slice_pairs, _join_pairs):
         yield Pairs(batch.user, batch.item, batch.rating, total=total)
 
 
-def history_batches(tables: Iterator[pa.Table], sizes: Iterable[tuple[int, int]]) -> Iterator[Histories]:
-    """Tables of user rows as batches of histories, only their train segments; sizes and errors as in `pair_batches`."""
+def history_parts(tables: Iterator[pa.Table], *, skip: int = 0) -> Iterator[Histories]:
+    """Tables of user rows as histories, only their train segments, without the first `skip` users."""
+    return map(_train_segment, _skipping(tables, skip))
+
+
+def history_batches(parts: Iterator[Histories], sizes: Iterable[tuple[int, int]]) -> Iterator[Histories]:
+    """As `pair_batches`."""
     empty = Histories.from_arrow(schema.USERS.empty_table())
-    for _, batch in _cut(map(_train_segment, tables), sizes, empty, _slice_histories, _join_histories):
+    for _, batch in _cut(parts, sizes, empty, _slice_histories, _join_histories):
         yield batch
 
 
@@ -93,7 +79,7 @@ def macro_batches(
     read = partial(
         reading.read_planned, folder=dataset / schema.USERS_FOLDER, files=files, whole_rows=whole_rows, everything=everything
     )
-    planned = ray.data.from_items([_as_row(entry) for entry in entries], override_num_blocks=len(entries))
+    planned = ray.data.from_items([reading.as_row(entry) for entry in entries], override_num_blocks=len(entries))
     planned.context.execution_options.preserve_order = True
     planned.context.enable_progress_bars = False
     tables = planned.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=reader_cpus, compute=at_once)
@@ -104,14 +90,18 @@ def macro_batches(
             yield table
 
 
-def _as_row(entry: MacroBatch) -> dict[str, object]:
-    names, groups = zip(*entry.row_groups, strict=True)
-    return {"files": list(names), "groups": list(groups), "seed": entry.seed}
+def _skipping(tables: Iterator[pa.Table], skip: int) -> Iterator[pa.Table]:
+    for table in tables:
+        yield table.slice(skip)
+        skip = max(0, skip - len(table))
 
 
 def _to_tensors(table: pa.Table, device: torch.device | str) -> Pairs:
     # Copied: the buffers belong to Ray's object store, are read-only, and are given back the sooner.
-    return Pairs(*(torch.from_numpy(column.to_numpy().copy()).to(device) for column in table.columns))
+    columns = (torch.from_numpy(column.to_numpy().copy()) for column in table.columns)
+    if torch.device(device).type == "cuda":  # from pinned memory a GPU copies while it computes
+        columns = (column.pin_memory() for column in columns)
+    return Pairs(*(column.to(device, non_blocking=True) for column in columns))
 
 
 def _train_segment(table: pa.Table) -> Histories:

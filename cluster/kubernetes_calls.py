@@ -88,11 +88,11 @@ def _room(document: Document, config: ClusterConfig) -> Faults:
     """Whether the workers fit, with CPUs to spare: without any for Ray Data, training waits for ever."""
     groups = (cluster_of(document) or {}).get("workerGroupSpecs", [])
     cpus = sum(_quantity(group, "cpu") for group in groups)
-    if cpus < (needed := config.num_workers * config.cpus_per_worker + SPARE_CPUS):
+    if cpus < (needed := config.most_workers * config.cpus_per_worker + SPARE_CPUS):
         yield f"{name_of(document)}: {cpus:g} CPUs in its workers, {needed:g} needed by cluster.num_workers and Ray Data."
     gpus = sum(_quantity(group, "nvidia.com/gpu") for group in groups)
-    if config.use_gpu == "yes" and gpus < config.num_workers:
-        yield f"{name_of(document)}: {gpus:g} GPUs in its workers, cluster.num_workers = {config.num_workers}."
+    if config.use_gpu == "yes" and gpus < config.most_workers:
+        yield f"{name_of(document)}: {gpus:g} GPUs in its workers, cluster.num_workers = {config.most_workers}."
     for pod in pods_of(document):
         if pod.role in ("head", "worker") and not _mounted(config.storage, pod):
             yield f"{pod.where}: cluster.storage = {config.storage} is on none of its volumes: {', '.join(pod.mounts)}."

@@ -25,6 +25,8 @@ class Watcher(Protocol):
 
     def epoch(self, row: dict[str, Any]) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -54,7 +56,7 @@ def run_pipeline(
     with session(config.cluster):
         manifest = prepare(sources, dataset, config, progress=watcher.stage)
         on_step("prepare", manifest)
-        run = train(dataset, config, on_epoch=watcher.epoch, on_step=watcher.step)
+        run = train(dataset, config, on_epoch=watcher.epoch, on_step=watcher.step, on_note=watcher.note)
         on_step("train", run)
         bundle = export(run.folder, bundles, name=name)
         on_step("export", bundle)

@@ -3,7 +3,9 @@
 Ray's reading tasks import this file, so it does without torch, which takes seconds to load.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file
 from recsys.data.histories import Histories
+from recsys.data.plan import Cut, MacroBatch, order
 from recsys.errors import DataError
 
 PAIRS = pa.schema([(schema.USER, pa.int32()), (schema.ITEM, pa.int32()), (schema.RATING, pa.float32())])
@@ -39,14 +43,13 @@ def stream_histories(dataset: Path, file: UserFile) -> Iterator[Histories]:
 def read_macro_batch(
     folder: Path,
     files: dict[str, UserFile],
-    row_groups: Sequence[tuple[str, int]],
-    seed: int,
+    entry: MacroBatch,
     *,
     whole_rows: bool = False,
     everything: bool = False,
     held: Held | None = None,
 ) -> pa.Table:
-    """Read row groups, check them against the manifest, keep the train segment and permute its events by `seed`.
+    """Read an entry of the plan, check it against the manifest, keep the train segment and permute its events.
 
     folder: users/ of a dataset. everything: all segments are train. held: taken from there what is there, and put there
     what is read. Returns PAIRS; with `whole_rows` permuted rows of users, all segments.
@@ -54,25 +57,36 @@ def read_macro_batch(
     columns = _ROW_COLUMNS if whole_rows else _PAIR_COLUMNS
     read = partial(_read_to_train, folder, columns=columns, everything=everything)
     if held is None:
-        parts = [read(files[name], groups) for name, groups in _by_file(row_groups)]
+        parts = [read(files[name], groups) for name, groups in _by_file(entry.row_groups)]
     else:
-        parts = [_held(held, (name, group), partial(read, files[name], [group])) for name, group in _file_by_file(row_groups)]
+        parts = [_held(held, (name, group), partial(read, files[name], [group])) for name, group in entry.row_groups]
     rows = pa.concat_tables(parts)
-    rng = np.random.default_rng(seed)
-    return rows.take(rng.permutation(len(rows))) if whole_rows else _permuted_pairs(rows, rng)
+    told = [files[name].row_groups[group] for name, group in entry.row_groups]
+    places = order([group.rows if whole_rows else group.train_events for group in told], entry.seed, entry.cuts)
+    return rows.take(places) if whole_rows else _pairs_at(rows, places)
 
 
 def read_planned(batch: pa.Table, folder: Path, files: dict[str, UserFile], whole_rows: bool, everything: bool) -> pa.Table:
-    """What a Ray task does with one entry of the plan; `batch` is a table of that one row: files, groups, seed.
+    """What a Ray task does with one entry of the plan; `batch` is a table of one row of the columns of `as_row`.
 
     Ray would lose the type of an error, so a table with the one column ERROR carries its text.
     """
-    (entry,) = batch.to_pylist()
-    row_groups = list(zip(entry["files"], entry["groups"], strict=True))
+    (row,) = batch.to_pylist()
     try:
-        return read_macro_batch(folder, files, row_groups, entry["seed"], whole_rows=whole_rows, everything=everything)
+        return read_macro_batch(folder, files, _from_row(row), whole_rows=whole_rows, everything=everything)
     except DataError as error:
         return pa.table({ERROR: [str(error)]})
+
+
+def as_row(entry: MacroBatch) -> dict[str, object]:
+    """An entry of the plan as a row of a Ray Data dataset."""
+    return {"entry": json.dumps(asdict(entry))}
+
+
+def _from_row(row: dict[str, str]) -> MacroBatch:
+    told = json.loads(row["entry"])
+    cuts = tuple(Cut(cut["skip"], tuple(cut["groups"])) for cut in told["cuts"])
+    return MacroBatch(tuple(map(tuple, told["row_groups"])), told["train_events"], told["seed"], told["rows"], cuts)
 
 
 def _held(held: Held, key: tuple[str, int], read: Callable[[], pa.Table]) -> pa.Table:
@@ -81,14 +95,8 @@ def _held(held: Held, key: tuple[str, int], read: Callable[[], pa.Table]) -> pa.
     return held[key]
 
 
-def _file_by_file(row_groups: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    for name, groups in _by_file(row_groups):
-        for group in groups:
-            yield name, group
-
-
 def _by_file(row_groups: Sequence[tuple[str, int]]) -> Iterator[tuple[str, list[int]]]:
-    """Row groups of one file together, files in the order they first come."""
+    """Row groups of one file together."""
     groups: dict[str, list[int]] = {}
     for name, group in row_groups:
         groups.setdefault(name, []).append(group)
@@ -146,10 +154,10 @@ def _checked(path: Path, size: int, sha256: str, state: tuple[int, int, int]) ->
     check_file(path, size, sha256)
 
 
-def _permuted_pairs(rows: pa.Table, rng: np.random.Generator) -> pa.Table:
+def _pairs_at(rows: pa.Table, places: NDArray[np.int64]) -> pa.Table:
+    """PAIRS at `places` of all train events of the rows."""
     rows = rows.combine_chunks()
     lengths = rows.column(schema.VALID_FROM).to_numpy()
-    order = rng.permutation(int(lengths.sum(dtype=np.int64)))
     user = np.repeat(rows.column(schema.USER).to_numpy(), lengths)
     lists = [rows.column(name).chunk(0) for name in (schema.ITEM, schema.RATING)]
     # A mask, not indices: the less memory is touched first, the faster (a fifth of this function's time).
@@ -157,4 +165,4 @@ def _permuted_pairs(rows: pa.Table, rng: np.random.Generator) -> pa.Table:
     train = np.repeat(np.tile([True, False], len(lengths)), np.stack([lengths, np.diff(offsets) - lengths], 1).ravel())
     values = (column.values.to_numpy()[offsets[0] : offsets[-1]] for column in lists)
     columns = [user, *(column[train] for column in values)]
-    return pa.Table.from_arrays([pa.array(column.take(order, mode="clip")) for column in columns], schema=PAIRS)
+    return pa.Table.from_arrays([pa.array(column.take(places, mode="clip")) for column in columns], schema=PAIRS)

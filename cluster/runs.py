@@ -1,5 +1,6 @@
 """The folder of a run: its name, what is in it, and whether it may be gone on with."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from recsys.training.checkpoint import differences
 
 CONFIG, ENVIRONMENT, METRICS, PROGRESS = "config.json", "environment.json", "metrics.jsonl", "progress.json"
 CURVES, RESULT, BEST = "curves.png", "result.json", "best"
+STOP, RESUMES, WARNINGS = "stop", "resumes.jsonl", "warnings.jsonl"
 
 LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "pandas", "faiss-cpu")
 
@@ -70,7 +72,8 @@ def claim(folder: Path, dataset: Path, manifest: DatasetManifest, config: Config
     finished = result is not None and _ends_alike(result["config"]["train"], config)
     if not finished:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
+        for name in (RESULT, STOP):
+            (folder / name).unlink(missing_ok=True)
         write_json(folder / CONFIG, {**told, "config": config.model_dump(mode="json")})
         write_json(folder / ENVIRONMENT, _software())
     return Before(trained, finished)
@@ -99,11 +102,37 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     staged.replace(path)
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Whole rows of metrics.jsonl; one that is just being written is left for later."""
-    path = folder / METRICS
+def ask_to_stop(folder: Path) -> None:
+    """Have the workers of a run leave a checkpoint and end. They may be on other hosts: what they share is the folder."""
+    (folder / STOP).touch()
+
+
+def asked_to_stop(folder: Path) -> bool:
+    """Whether somebody has."""
+    return (folder / STOP).exists()
+
+
+def warn(folder: Path, text: str) -> None:
+    """Leave a warning for who watches the run, where there is room for it."""
+    with contextlib.suppress(OSError):
+        add_line(folder / WARNINGS, {"warning": text})
+
+
+def add_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Append a line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of JSON; one that is just being written is left for later."""
     text = path.read_text("utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Whole rows of metrics.jsonl."""
+    return read_lines(folder / METRICS)
 
 
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:

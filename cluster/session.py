@@ -32,13 +32,13 @@ def session(config: ClusterConfig, workers: int | None = None) -> Iterator[None]
     """Connect to Ray, or start it; shut down what was started here and nothing else.
 
     Joined is a Ray this process already uses, or the one that RAY_ADDRESS names (`ray job submit` sets it). Otherwise one
-    starts here, which lets in only who has its token, without a dashboard, with room for `workers` (`config.num_workers`)
+    starts here, which lets in only who has its token, without a dashboard, with room for `workers` (`config.most_workers`)
     and their readers. Ray's own log lines stay in its session folder; RAY_LOG_TO_DRIVER=1 shows them.
     """
     if ray.is_initialized():
         yield
         return
-    _connect(config, config.num_workers if workers is None else workers)
+    _connect(config, config.most_workers if workers is None else workers)
     try:
         yield
     finally:
@@ -68,15 +68,16 @@ def _end_executions() -> None:
 
 def reader_cpus(config: ClusterConfig) -> float:
     """CPUs that a reading task reserves: 1, or 0 where workers leave none, since then it would wait for ever."""
-    return 1 if _total("CPU") - config.num_workers * config.cpus_per_worker >= 1 else 0
+    return 1 if _total("CPU") - config.most_workers * config.cpus_per_worker >= 1 else 0
 
 
 def takes_gpu(config: ClusterConfig) -> bool:
     """Whether each worker takes a GPU. Raises ConfigError where GPUs are demanded and there are too few."""
-    enough = _total("GPU") >= config.num_workers
+    enough = _total("GPU") >= config.least_workers
     if config.use_gpu == "yes" and not enough:
         raise ConfigError(
-            f"cluster.use_gpu = yes, but Ray sees fewer than {config.num_workers} GPUs. Lower cluster.num_workers, or set auto."
+            f"cluster.use_gpu = yes, but Ray sees fewer than {config.least_workers} GPUs. "
+            "Lower cluster.num_workers, or set auto."
         )
     return enough and config.use_gpu != "no"
 

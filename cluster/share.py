@@ -2,30 +2,35 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterator
+import resource
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray.train
 import ray.train.torch
 import torch
 from numpy.typing import NDArray
 
 from cluster import ingest, reading
+from cluster.ahead import Ahead, ahead
 from cluster.held import HeldShards, fit_in_memory
 from recsys.config import Config
 from recsys.data import schema
 from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
 from recsys.data.histories import Histories
-from recsys.data.plan import epoch_plan, owners, step_sizes
+from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_sizes
 from recsys.evaluation import ranking
 from recsys.evaluation.ranking import RankingSums
-from recsys.models import Catalogue, Popularity
+from recsys.models import MODELS, Catalogue, Popularity
+from recsys.models.owned import UserRanges
 from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.training import collective, hardware
+from recsys.training.checkpoint import TrainState
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,18 @@ class Task:
         return self.config.train.epochs if self.refit_epochs is None else self.refit_epochs
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """One worker's part of an epoch, or of what is left of it. done: steps already taken; steps: all of them, by all legs;
+    parts: what the batches are cut from."""
+
+    done: int
+    steps: int
+    read_from: str
+    batches: Iterator[Any]
+    parts: Ahead[Any]
+
+
 class Share:
     """What this worker reads, owns and computes with. Made inside Ray Train's function."""
 
@@ -64,6 +81,7 @@ class Share:
         self.validates = not self.refits and self.manifest.segments[schema.VALID] > 0
         self.tests = not self.refits and self.manifest.segments[schema.TEST] > 0
         self.planned = reading.everything_trains(self.manifest) if self.refits else self.manifest
+        self._begun: tuple[tuple[int, tuple[Leg, ...]], Epoch] | None = None
 
     @cached_property
     def files(self) -> list[UserFile]:
@@ -74,7 +92,23 @@ class Share:
     @cached_property
     def catalogue(self) -> Catalogue:
         """What a model must know before it sees an event."""
-        return Catalogue(self.manifest.users, self.manifest.items, self._item_counts(), self.manifest.mean_rating)
+        owned = UserRanges.of([(file.first_user, file.first_user + file.rows) for file in self.files])
+        return Catalogue(self.manifest.users, self.manifest.items, self._item_counts(), self.manifest.mean_rating, owned)
+
+    @property
+    def batch(self) -> type | None:
+        """What the model is fed: Pairs or Histories; None for popularity, which is not trained."""
+        return getattr(MODELS[self.config.model.name], "batch", None)
+
+    def micro_batch(self, state: TrainState) -> int | None:
+        """Most events to make gradients of at once."""
+        return self.config.train.micro_batch
+
+    def peak_bytes(self) -> int:
+        """The most memory this worker has used: the GPU's where it computes there, else the process's."""
+        if self.hardware.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.hardware.device))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def described(self) -> dict[str, Any]:
         """What the workers compute with, for environment.json."""
@@ -89,33 +123,63 @@ class Share:
             "precision": self.hardware.precision,
         }
 
-    def owned_users(self) -> torch.Tensor:
-        """[U] bool, on the worker's device: users whose events, and so whose rows, are this worker's."""
-        owned = torch.zeros(self.manifest.users, dtype=torch.bool)
-        for file in self.files:
-            owned[file.first_user : file.first_user + file.rows] = True
-        return owned.to(self.hardware.device)
+    def begin(self, epoch: int, legs: Sequence[Leg], batch_type: type) -> None:
+        """Have an epoch's data read from now on: the worker has other things to do before it asks for it."""
+        self.close()
+        self._begun = ((epoch, tuple(legs)), self._epoch(epoch, legs, batch_type))
 
-    def batches(self, epoch: int, batch_type: type) -> tuple[int, Iterator[Any]]:
-        """Steps of an epoch, and this worker's part of each."""
-        train, cluster, whole_rows = self.config.train, self.config.cluster, batch_type is Histories
-        window = {"window_events": cluster.window_events, "mix_shards": cluster.mix_shards}
-        plan = epoch_plan(train.seed, epoch, self.world, self.planned, **window)
-        sizes = list(step_sizes(plan.amounts(of_rows=whole_rows), self.rank, train.batch_size))
-        tables = self.source(whole_rows).tables(plan.ranks[self.rank])
-        if whole_rows:
-            return len(sizes), ingest.history_batches(tables, sizes)
-        return len(sizes), ingest.pair_batches(tables, sizes, self.hardware.device)
+    def epoch(self, epoch: int, legs: Sequence[Leg], batch_type: type) -> "Epoch":
+        """This worker's part of an epoch of which `legs` are taken already."""
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[0] == (epoch, tuple(legs)):
+            return begun[1]
+        return self._epoch(epoch, legs, batch_type)
+
+    def close(self) -> None:
+        """Nothing that was begun is wanted any more."""
+        if self._begun is not None:
+            self._begun[1].parts.close()
+            self._begun = None
+
+    def _epoch(self, epoch: int, legs: Sequence[Leg], batch_type: type) -> "Epoch":
+        train, cluster, of_rows = self.config.train, self.config.cluster, batch_type is Histories
+        own = legs[-1].steps if legs and legs[-1].world_size == self.world else 0
+        plan = plan_after(
+            legs,
+            train.seed,
+            epoch,
+            self.world,
+            self.planned,
+            batch_size=train.batch_size,
+            window_events=cluster.window_events,
+            mix_shards=cluster.mix_shards,
+            of_rows=of_rows,
+        )
+        sizes = list(step_sizes(plan.amounts(of_rows=of_rows), self.rank, train.batch_size))
+        entries, skip = rest(plan.ranks[self.rank], sum(size for size, _ in sizes[:own]), of_rows=of_rows)
+        read_from, read = self.source(of_rows)
+        tables = read(entries)
+        if of_rows:
+            parts: Ahead[Any] = ahead(ingest.history_parts(tables, skip=skip))
+            batches: Iterator[Any] = ingest.history_batches(parts, sizes[own:])
+        else:
+            parts = ahead(ingest.pair_parts(tables, self.hardware.device, skip=skip))
+            batches = ingest.pair_batches(parts, sizes[own:])
+        done = sum(leg.steps for leg in legs)
+        return Epoch(done, done - own + len(sizes), read_from, batches, parts)
 
     @cache  # noqa: B019 - a worker has one share, for as long as it lives
-    def source(self, whole_rows: bool) -> ingest.Source:
-        """Where this worker's epochs come from: its files by Ray Data, then its memory where they fit."""
+    def source(self, whole_rows: bool) -> tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]:
+        """Where this worker's epochs come from, and what reads them: its memory where its shards fit, else Ray Data."""
         cluster = self.config.cluster
         reads: dict[str, Any] = {"readers": cluster.readers, "prefetch": cluster.prefetch, "whole_rows": whole_rows}
         reads["everything"] = self.refits
-        stream = partial(ingest.macro_batches, self.task.dataset, self.planned, reader_cpus=self.task.reader_cpus, **reads)
-        fits = fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows)
-        return ingest.Source(stream, HeldShards(self.task.dataset / schema.USERS_FOLDER, self.files, **reads) if fits else None)
+        if fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows):
+            held = HeldShards(self.task.dataset / schema.USERS_FOLDER, self.files, **reads)
+            return "memory", held.macro_batches
+        return "files", partial(
+            ingest.macro_batches, self.task.dataset, self.planned, reader_cpus=self.task.reader_cpus, **reads
+        )
 
     def evaluate(self, model: Any, segment: str) -> RankingSums:
         """Rank for every user with events in `segment`; each worker does its own users, and all get the sums."""

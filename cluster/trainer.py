@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,14 +13,14 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster import runs
+from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session, takes_gpu
 from cluster.share import Task
 from cluster.worker import train_on_worker
 from recsys.config import Config
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
-from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
 from recsys.evaluation.metrics import RANKING
 from recsys.models import MODELS
 
@@ -31,6 +32,7 @@ WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 OnEpoch = Callable[[dict[str, Any]], None]
 OnStep = Callable[[int, int, int], None]
+OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def train(
     name: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
     refit_epochs: int | None = None,
 ) -> RunResult:
     """Train on a dataset folder and leave a run folder under `config.cluster.storage`.
@@ -67,8 +70,10 @@ def train(
     The same call again goes on where an earlier one was stopped, or returns its result if it had finished.
 
     name: of the run; unset: by model, dataset and settings. on_epoch: told each row of metrics.jsonl as it comes.
-    on_step: told (epoch, step, steps) now and then. refit_epochs: train on all segments for so many epochs, measuring
-    nothing. Raises DataError, ConfigError, or RecsysError when training failed more often than `cluster.max_failures`.
+    on_step: told (epoch, step, steps) now and then. on_note: told what people should know, in words. refit_epochs: train on
+    all segments for so many epochs, measuring nothing.
+    Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or
+    RecsysError when training failed more often than `cluster.max_failures`.
     """
     began = time.monotonic()
     dataset = Path(dataset).resolve()
@@ -79,7 +84,7 @@ def train(
     if not before.finished:
         with session(config.cluster):
             task = Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs)
-            _run(task, _Watch(folder, before.epochs, on_epoch, on_step))
+            _run(task, _Watch(folder, before.epochs, on_epoch, on_step, on_note))
     return _result(folder, before, time.monotonic() - began)
 
 
@@ -102,7 +107,7 @@ def _check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
 
 
 def _run(task: Task, watch: "_Watch") -> None:
-    """Fit in a thread, so that this one can watch, and be interrupted as usual."""
+    """Fit in a thread, so that this one can watch, and be asked to stop."""
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -111,14 +116,21 @@ def _run(task: Task, watch: "_Watch") -> None:
         except BaseException as error:
             failures.append(error)
 
+    def ask() -> None:
+        runs.ask_to_stop(task.folder)
+        watch.note("Stopping after a checkpoint. Ctrl-C again stops at once.")
+
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-        watch.look()
+    with interrupts.listening(ask) as request:
+        thread.start()
+        while thread.is_alive() and not request.overdue():
+            thread.join(POLL_SECONDS)
+            watch.look()
     watch.look()
     if failures:
         raise own_error(failures[0]) or _failed(task, failures[0]) from failures[0]
+    if runs.read_json(task.folder / runs.RESULT) is None:
+        raise Interrupted(f"Stopped. The same command goes on from {task.folder}.", request.signal or signal.SIGTERM)
 
 
 def _trainer(task: Task) -> TorchTrainer:
@@ -130,7 +142,7 @@ def _trainer(task: Task) -> TorchTrainer:
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,
+            num_workers=cluster.num_workers,  # type: ignore[arg-type]  # [least, most] is elastic
             use_gpu=gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
         ),
@@ -174,9 +186,17 @@ def _failed(task: Task, error: BaseException) -> RecsysError:
 class _Watch:
     """Reads what the workers write into the run folder, and tells it: they may be on other hosts, and outlive no promise."""
 
-    def __init__(self, folder: Path, epochs: int, on_epoch: OnEpoch | None, on_step: OnStep | None) -> None:
-        self.folder, self.told, self.on_epoch, self.on_step = folder, epochs, on_epoch, on_step
-        self.progress: dict[str, int] = {}
+    def __init__(
+        self, folder: Path, epochs: int, on_epoch: OnEpoch | None, on_step: OnStep | None, on_note: OnNote | None
+    ) -> None:
+        self.folder, self.told, self.on_epoch, self.on_step, self.on_note = folder, epochs, on_epoch, on_step, on_note
+        self.progress: dict[str, Any] = {}
+        self.noted = {name: len(runs.read_lines(folder / name)) for name in (runs.RESUMES, runs.WARNINGS)}
+
+    def note(self, text: str) -> None:
+        """Tell something in words."""
+        if self.on_note:
+            self.on_note(text)
 
     def look(self) -> None:
         """Tell what is new."""
@@ -188,6 +208,11 @@ class _Watch:
                 self.told = row["epoch"]
                 if self.on_epoch:
                     self.on_epoch(row)
+        for name in self.noted:
+            lines = runs.read_lines(self.folder / name)
+            for line in lines[self.noted[name] :]:
+                self.note(resuming.line(line) if name == runs.RESUMES else line["warning"])
+            self.noted[name] = len(lines)
 
 
 def _result(folder: Path, before: runs.Before, seconds: float) -> RunResult:

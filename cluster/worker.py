@@ -1,54 +1,63 @@
 """What each training worker does, from the first epoch to the result: train, evaluate, checkpoint, report."""
 
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
 
-from cluster import runs
+from cluster import resuming, runs, watchdog
+from cluster.keeper import Keeper, Stopped
 from cluster.share import Share, Task
 from recsys.data import schema
-from recsys.data.histories import Histories
 from recsys.evaluation.ranking import RankingSums
 from recsys.models import Popularity, build
-from recsys.training import checkpoint
+from recsys.training import checkpoint, collective
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare, distribute, train_epoch
-from recsys.training.negatives import Negatives, step_seed
-from recsys.training.rows import sync_user_rows
-
-PROGRESS_SECONDS = 0.5
+from recsys.training.negatives import Negatives
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
     """The function Ray Train runs on every worker. settings: {"task": Task}.
 
-    Goes on from the run's last checkpoint, if there is one; ends with the best epoch restored, measured on test and saved.
+    Goes on from the run's last checkpoint, if there is one, in the middle of an epoch too; ends with the best epoch restored,
+    measured on test and saved. Asked to stop (`runs.ask_to_stop`) it leaves a checkpoint and ends without a result.
     """
     share = Share(settings["task"])
     if share.leads:
         runs.note_hardware(share.task.folder, share.described())
+    saved = ray.train.get_checkpoint()
+    if saved is None and share.batch is not None:
+        share.begin(0, (), share.batch)
     model = build(share.config.model, share.catalogue, share.config.train.seed)
     if isinstance(model, Popularity):
         _finish(share, model, None)
         return
-    state = _resume_or_start(share, model)
-    while not _is_over(share.task, state):
-        _report(share, state, _run_epoch(share, state))
-    state.restore_best()
-    _finish(share, bare(state.model), state)
+    state = _resume_or_start(share, model, saved)
+    with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as alive:
+        keeper = Keeper(share, state, alive)
+        try:
+            while not _is_over(share.task, state):
+                keeper.keep(_run_epoch(share, state, keeper))
+        except Stopped:
+            return
+        finally:
+            share.close()
+        alive()
+        state.restore_best()
+        _finish(share, bare(state.model), state)
 
 
-def _resume_or_start(share: Share, model: Any) -> TrainState:
+def _resume_or_start(share: Share, model: Any, saved: ray.train.Checkpoint | None) -> TrainState:
     model = distribute(model.to(share.hardware.device))
     state = checkpoint.start(model, share.config, share.manifest.fingerprint, share.hardware)
-    if (saved := ray.train.get_checkpoint()) is not None:
+    if saved is not None:
         with saved.as_directory() as folder:
             checkpoint.load(Path(folder), state)
+            if share.leads:
+                resuming.note(share.task.folder, Path(folder), state)
     return state
 
 
@@ -56,41 +65,44 @@ def _is_over(task: Task, state: TrainState) -> bool:
     return state.epoch >= task.epochs or state.stopping.exhausted
 
 
-def _run_epoch(share: Share, state: TrainState) -> dict[str, Any]:
-    """Train one epoch and validate it. Returns its row for metrics.jsonl."""
-    row = _train(share, state)
+def _run_epoch(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
+    """Train one epoch, or the rest of it, and validate it. Returns its row for metrics.jsonl."""
+    row = _train(share, state, keeper)
+    if state.epoch + 1 < share.task.epochs:  # read on while validating
+        share.begin(state.epoch + 1, (), bare(state.model).batch)
     began = time.perf_counter()
     sums = share.evaluate(bare(state.model), schema.VALID) if share.validates else None
     metrics, popularity = (sums.metrics(), sums.popularity_metrics()) if sums else ({}, {})
     row |= {"validation_seconds": time.perf_counter() - began, "metrics": metrics, "popularity": popularity}
     if share.validates:
         return row | {"best": state.finish_epoch(metrics)}
-    state.epoch += 1
+    state.next_epoch()
     return row
 
 
-def _train(share: Share, state: TrainState) -> dict[str, Any]:
-    config, epoch = share.config, state.epoch
-    # Dropout and the like: each epoch and rank its own, whatever happened before.
-    torch.manual_seed(step_seed(config.train.seed, epoch, share.rank))
-    batch_type = bare(state.model).batch
-    read_from = "memory" if share.source(batch_type is Histories).is_memory else "files"
-    steps, batches = share.batches(epoch, batch_type)
+def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dict[str, Any]:
+    config, number = share.config, state.epoch
+    epoch = share.epoch(number, state.legs, bare(state.model).batch)
     learns_order = config.model.loss != "mse"
+    if keeper is not None:
+        keeper.begin(epoch)
     stats = train_epoch(
         state.model,
-        batches,
+        epoch.batches,
         state.optimizers,
         hardware=share.hardware,
         scaler=state.scaler,
         negatives=Negatives(config.model, share.catalogue.item_counts, config.train.seed) if learns_order else None,
         clip_norm=config.train.clip_norm,
-        epoch=epoch,
-        on_step=_Progress(share, epoch + 1, steps) if share.leads else None,
+        epoch=number,
+        first_step=epoch.done,
+        micro_batch=share.micro_batch(state),
+        seed=config.train.seed,
+        on_step=keeper,
     )
-    sync_user_rows(state.user_rows(), share.owned_users())
+    stats = stats if state.so_far is None else state.so_far + stats
     return {
-        "epoch": epoch + 1,
+        "epoch": number + 1,
         "loss": stats.loss,
         "learning_rate": state.optimizers[0].param_groups[0]["lr"],
         "events": stats.events,
@@ -100,36 +112,11 @@ def _train(share: Share, state: TrainState) -> dict[str, Any]:
         "seconds": stats.seconds,
         "events_per_second": stats.events / stats.seconds,
         "wait_share": stats.wait_seconds / stats.seconds,
-        "read_from": read_from,
+        "read_from": epoch.read_from,
+        "peak_bytes": share.peak_bytes(),
         "workers": share.world,
         "precision": share.hardware.precision,
     }
-
-
-class _Progress:
-    """Leaves word of how far an epoch is, now and then; the driver looks for it."""
-
-    def __init__(self, share: Share, epoch: int, steps: int) -> None:
-        self.path, self.epoch, self.steps = share.task.folder / runs.PROGRESS, epoch, steps
-        self.told = time.monotonic()
-
-    def __call__(self, step: int, events: int) -> None:
-        if (now := time.monotonic()) - self.told >= PROGRESS_SECONDS:
-            self.told = now
-            runs.write_json(self.path, {"epoch": self.epoch, "step": step + 1, "steps": self.steps})
-
-
-def _report(share: Share, state: TrainState, row: dict[str, Any]) -> None:
-    """Hand the checkpoint to Ray, then tell the row: what is told is never lost."""
-    state.history.append(row)
-    told = {"epoch": row["epoch"], **row["metrics"]}
-    if not share.leads:
-        ray.train.report(told)
-        return
-    with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
-        checkpoint.save(Path(folder), state)
-        ray.train.report(told, checkpoint=ray.train.Checkpoint.from_directory(folder))
-    runs.write_rows(share.task.folder, state.history)
 
 
 def _finish(share: Share, model: Any, state: TrainState | None) -> None:
@@ -137,13 +124,14 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     rows = state.history if state else []
     valid = share.evaluate(model, schema.VALID) if share.validates else None
     test = share.evaluate(model, schema.TEST) if share.tests else None
+    folder = share.task.folder
+    if state is not None:
+        _save_best(folder, state)
     if not share.leads:
         return
-    folder = share.task.folder
     if state is not None:
         from cluster.curves import draw_training  # matplotlib takes a while to load, and only one worker draws
 
-        _save_best(folder, state)
         runs.write_rows(folder, rows)
         draw_training(rows, folder / runs.CURVES, title=folder.name, metric=share.config.train.metric)
     (folder / runs.PROGRESS).unlink(missing_ok=True)
@@ -151,12 +139,16 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
 
 
 def _save_best(folder: Path, state: TrainState) -> None:
+    """Every worker writes its users' rows; the first puts the whole in its place."""
     state.best = {}  # they are the model's own now
     staged = folder / f".{runs.BEST}"
-    shutil.rmtree(staged, ignore_errors=True)
+    if collective.rank() == 0:
+        shutil.rmtree(staged, ignore_errors=True)
+    collective.any_rank(False)  # nobody writes before that is gone
     checkpoint.save(staged, state)
-    shutil.rmtree(folder / runs.BEST, ignore_errors=True)
-    staged.rename(folder / runs.BEST)
+    if collective.rank() == 0:
+        shutil.rmtree(folder / runs.BEST, ignore_errors=True)
+        staged.rename(folder / runs.BEST)
 
 
 def _result(share: Share, state: TrainState | None, valid: RankingSums | None, test: RankingSums | None) -> dict[str, Any]:

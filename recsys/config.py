@@ -4,9 +4,9 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from recsys.errors import ConfigError
@@ -114,6 +114,8 @@ class TrainConfig(Section):
     """Most passes over the training events."""
     batch_size: int = Field(4096, ge=1)
     """Effective batch: positives a step, over all workers together."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Most events a worker makes gradients of at once; unset: found by trying. Changes speed and memory, not what is learnt."""
     optimizer: Literal["adam", "adagrad"] = "adam"
     """Row-wise optimizer of the tables: only rows a step touched are read and written."""
     learning_rate: float = Field(0.01, gt=0)
@@ -166,8 +168,8 @@ class IndexConfig(Section):
 class ClusterConfig(Section):
     """Where it runs and how it streams."""
 
-    num_workers: int = Field(1, ge=1)
-    """Training workers; they change speed, not quality."""
+    num_workers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = 1
+    """Training workers; they change speed, not quality. [least, most]: as many as there is room for, also when nodes go."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """Whether a worker takes a GPU; auto: if the cluster has one for each."""
     cpus_per_worker: float = Field(1, gt=0)
@@ -179,15 +181,37 @@ class ClusterConfig(Section):
     mix_shards: int = Field(8, ge=1)
     """Shards that a macro-batch mixes at least."""
     readers: int = Field(2, ge=1)
-    """Ray Data tasks a worker reads macro-batches with."""
+    """Tasks a worker reads macro-batches with: of Ray Data, or threads where its shards fit in memory."""
     prefetch: int = Field(2, ge=0)
     """Macro-batches read ahead."""
     hold_bytes: int | None = Field(None, ge=0)
-    """Bytes of its shards that a worker may hold for epochs after the first; unset: its part of a quarter of what is free."""
+    """Bytes of shards that a worker may hold in memory; unset: its part of a quarter of what is free. More is streamed."""
+    checkpoint_seconds: float = Field(300, gt=0)
+    """Within an epoch, a checkpoint after this long; there is one after every epoch anyway."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Also one after so many steps."""
+    stall_seconds: float = Field(600, gt=0)
+    """A worker that gets nowhere for so long is ended with its stacks written down, and its group started again."""
     max_failures: int = Field(3, ge=0)
     """Times a broken worker group is started again from its last checkpoint."""
     object_store_bytes: int = Field(1 << 30, ge=80 << 20)
     """Object store of a Ray started here; a Ray joined keeps its own."""
+
+    @model_validator(mode="after")
+    def _least_first(self) -> "ClusterConfig":
+        if self.least_workers > self.most_workers:
+            raise ValueError(f"num_workers: least before most, not {self.num_workers}")
+        return self
+
+    @property
+    def least_workers(self) -> int:
+        """Fewest workers to train with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Most workers to train with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 class Config(Section):

@@ -25,6 +25,14 @@ class BundleError(RecsysError):
     exit_code = 4
 
 
+class Interrupted(RecsysError):  # noqa: N818 - nothing failed
+    """Work that was asked to stop, by a signal, and can be gone on with."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 class RequestError(RecsysError):
     """One request for recommendations that cannot be answered; its neighbours in a batch are.
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recsys.data.histories import Histories, Pairs
+from recsys.models.owned import UserRanges
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,14 @@ class Catalogue:
     """What a model must know of the data set before it sees an event.
 
     item_counts: [items] int64, train events of each item; mean_rating: over the train events.
+    owned: users whose rows are this worker's; unset: all.
     """
 
     users: int
     items: int
     item_counts: NDArray[np.int64]
     mean_rating: float = 1.0
+    owned: UserRanges | None = None
 
 
 class Model(Protocol):
@@ -55,6 +58,6 @@ class Model(Protocol):
         ...
 
     def row_tables(self) -> dict[str, nn.Parameter]:
-        """Tables with sparse gradients, updated row by row: "user" (rows owned by the worker that has the user's
-        events) and "item" (replicated, touched rows exchanged). Every other parameter goes through DDP."""
+        """Tables with sparse gradients, updated row by row: "user" (a row for each user of `catalogue.owned`, in its
+        order) and "item" (replicated, touched rows exchanged). Every other parameter goes through DDP."""
         ...

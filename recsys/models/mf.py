@@ -15,6 +15,8 @@ from recsys.config import ModelConfig
 from recsys.data.histories import Histories, Pairs
 from recsys.models import losses
 from recsys.models.base import Catalogue
+from recsys.models.owned import RowOfUser, UserRanges
+from recsys.seeds import seed_of
 
 
 class MF(nn.Module):
@@ -37,8 +39,10 @@ class MF(nn.Module):
         # Of uniform negatives all are equally likely, and the correction would cancel.
         self.corrects = config.logq and config.negative_source != "uniform"
         self.mean_rating = float(catalogue.mean_rating)
-        self.user_table = nn.Parameter(self._initial(catalogue.users, 2 * seed, bias=self.rates))
-        self.item_table = nn.Parameter(self._initial(catalogue.items, 2 * seed + 1, bias=True))
+        self.owned = catalogue.owned or UserRanges.of([(0, catalogue.users)])
+        self.row_of_user = RowOfUser(self.owned)
+        self.user_table = nn.Parameter(self._initial_users(self.owned, seed))
+        self.item_table = nn.Parameter(self._initial(catalogue.items, seed_of(seed, "items"), bias=True))
         if config.biases and not self.rates:
             self.item_table.data[:, -1] = self._popularity(catalogue.item_counts)
         events = max(int(catalogue.item_counts.sum()), 1)
@@ -48,7 +52,7 @@ class MF(nn.Module):
 
     def forward(self, batch: Pairs) -> Tensor:
         """The loss of a step's local events, summed and divided by the step's global count."""
-        user_BW = F.embedding(batch.user, self.user_table, sparse=True)
+        user_BW = F.embedding(self.row_of_user(batch.user), self.user_table, sparse=True)
         item_BW = F.embedding(batch.item, self.item_table, sparse=True)
         loss = self._rating_loss(user_BW, item_BW, batch) if self.rates else self._order_loss(user_BW, item_BW, batch)
         if self.config.l2:
@@ -57,7 +61,8 @@ class MF(nn.Module):
 
     def user_vectors(self, histories: Histories) -> Tensor:
         """[B, D] from the table, for the users of `histories`; D a multiple of 8."""
-        user_BW = self.user_table.detach()[torch.from_numpy(histories.user).long().to(self.user_table.device)]
+        user = torch.from_numpy(histories.user).long().to(self.user_table.device)
+        user_BW = self.user_table.detach()[self.row_of_user(user)]
         if not self.rates:
             return _pad(self._users(user_BW))
         # Nothing was learnt of a user without train events: he gets the mean rating and the items' biases.
@@ -127,6 +132,11 @@ class MF(nn.Module):
         """[N] biases to begin with: what uniform negatives would teach after many steps, log of an item's events."""
         share = torch.from_numpy(np.maximum(item_counts, 1) / max(item_counts.mean(), 1e-9)).float()
         return share.log() * (self.config.temperature if self.config.loss == "softmax" else 1.0)
+
+    def _initial_users(self, owned: UserRanges, seed: int) -> Tensor:
+        """Each range by a seed of its own, so that a user begins alike whoever owns him."""
+        parts = [self._initial(last - first, seed_of(seed, "users", first), bias=self.rates) for first, last in owned.ranges]
+        return torch.cat(parts) if parts else self._initial(0, 0, bias=self.rates)
 
     def _initial(self, rows: int, seed: int, *, bias: bool) -> Tensor:
         # Length 1 where only the direction counts, so that a step turns a vector by about the learning rate.

@@ -1,13 +1,16 @@
-"""Checkpoints: safetensors for arrays, JSON for the rest. Independent of the number of workers.
+"""Checkpoints: safetensors for arrays, JSON for the rest. Made by any number of workers, read by any other.
 
-model.safetensors   weights, and where chance stands      best.safetensors   the best epoch's weights, if it is another
-optim.safetensors   moments of the optimizers             state.json         everything else. Written last
+model.safetensors   weights                        best.safetensors   the best epoch's weights, if it is another
+optim.safetensors   moments of the optimizers      users-…            users' rows of all of these, a file a worker
+state.json          everything else. Written last
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +22,26 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from recsys.config import Config
+from recsys.data.plan import Leg
 from recsys.errors import ConfigError, RecsysError
-from recsys.training import loop
+from recsys.models.owned import UserRanges
+from recsys.training import collective, loop, user_parts
 from recsys.training.hardware import Hardware
 from recsys.training.stopping import EarlyStopping, plateau_schedulers
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE_FILE, MODEL_FILE, BEST_FILE, OPTIMIZER_FILE = "state.json", "model.safetensors", "best.safetensors", "optim.safetensors"
 
 # Settings of training that may differ on resuming: they change when it ends or how fast it goes, not what is learnt.
-MAY_CHANGE = {"epochs", "patience", "threads", "precision", "metric_ks"}
+MAY_CHANGE = {"epochs", "patience", "threads", "precision", "metric_ks", "micro_batch"}
 
 
 @dataclass
 class TrainState:
     """All that changes while a model trains.
 
-    epoch: the one to train next; position: entries of its plan already trained on; step: steps of it already taken.
-    history: a dict of metrics for each finished epoch. best: the weights of the best epoch.
+    epoch: the one to train next; legs: steps of it already taken; so_far: what these came to.
+    history: a dict of metrics for each finished epoch. best: the weights of the best epoch, users' rows as the model has them.
     """
 
     model: nn.Module
@@ -47,8 +52,8 @@ class TrainState:
     dataset: str
     config: Config
     epoch: int = 0
-    position: int = 0
-    step: int = 0
+    legs: list[Leg] = field(default_factory=list)
+    so_far: loop.EpochStats | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -59,8 +64,17 @@ class TrainState:
             self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
         for scheduler in self.schedulers:
             scheduler.step(metrics[self.stopping.metric])
-        self.epoch, self.position, self.step = self.epoch + 1, 0, 0
+        self.next_epoch()
         return improved
+
+    def next_epoch(self) -> None:
+        """The epoch is over."""
+        self.epoch, self.legs, self.so_far = self.epoch + 1, [], None
+
+    @property
+    def step(self) -> int:
+        """Steps of the epoch already taken."""
+        return sum(leg.steps for leg in self.legs)
 
     def restore_best(self) -> None:
         """Put the best epoch's weights back into the model."""
@@ -72,13 +86,20 @@ class TrainState:
         weights: dict[str, Tensor] = loop.bare(self.model).state_dict()
         return weights
 
-    def user_rows(self) -> list[Tensor]:
-        """Every tensor with a row for each user, to be given to `rows.sync_user_rows` before saving or evaluating."""
+    @property
+    def owned(self) -> UserRanges | None:
+        """Users whose rows this worker has; None for a model without such rows."""
+        model = loop.bare(self.model)
+        return model.owned if "user" in model.row_tables() else None
+
+    def is_of_users(self, tensor: Tensor) -> bool:
+        """Whether a tensor of the model or of an optimizer has a row for each user: it is the table, or of its moments."""
         table = loop.bare(self.model).row_tables().get("user")
         if table is None:
-            return []
-        states = [tensor for optimizer in self.optimizers for tensor in optimizer.state.get(table, {}).values()]
-        return [table.detach(), *(t for t in states if isinstance(t, Tensor) and t.shape[:1] == table.shape[:1])]
+            return False
+        moments = (t for optimizer in self.optimizers for t in optimizer.state.get(table, {}).values())
+        rows = [table, *(t for t in moments if isinstance(t, Tensor) and t.shape[:1] == table.shape[:1])]
+        return any(tensor is row or (tensor.data_ptr() == row.data_ptr() and tensor.shape == row.shape) for row in rows)
 
 
 def start(model: nn.Module, config: Config, dataset: str, hardware: Hardware) -> TrainState:
@@ -90,24 +111,56 @@ def start(model: nn.Module, config: Config, dataset: str, hardware: Hardware) ->
 
 
 def save(folder: Path, state: TrainState) -> None:
-    """Write a checkpoint folder; without `state.json`, which comes last, it is none. Users' rows must be in sync."""
+    """Write a checkpoint folder, each worker its own users' rows; without `state.json`, which comes last, it is none.
+
+    All workers call it, with a folder that all of them see. Raises OSError on all of them if one could not write.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATE_FILE).unlink(missing_ok=True)
     tensors: dict[str, Tensor] = {}
     optimizers = _take_out([optimizer.state_dict() for optimizer in state.optimizers], tensors)
-    _write(folder / OPTIMIZER_FILE, tensors)
-    _write(folder / MODEL_FILE, state.weights() | _random_states())
-    is_best = state.stopping.best_epoch == state.epoch - 1 and state.step == state.position == 0
-    best_elsewhere = bool(state.best) and not is_best
-    if best_elsewhere:
-        _write(folder / BEST_FILE, state.best)
-    content = {
+    weights = state.weights()
+    of_users = {name for name, tensor in weights.items() if state.is_of_users(tensor)}
+    files = {MODEL_FILE: weights, OPTIMIZER_FILE: tensors}
+    is_best = state.stopping.best_epoch == state.epoch - 1 and not state.legs
+    if best_elsewhere := bool(state.best) and not is_best:
+        files[BEST_FILE] = state.best
+    of_users |= {name for name, tensor in tensors.items() if state.is_of_users(tensor)}
+    with _together(folder):
+        if (owned := state.owned) is not None:
+            rows = {(file, name): t for file, content in files.items() for name, t in content.items() if name in of_users}
+            user_parts.write(folder, owned, rows)
+        if collective.rank() == 0:
+            (folder / STATE_FILE).unlink(missing_ok=True)
+            for file, content in files.items():
+                _write(folder / file, {name: tensor for name, tensor in content.items() if name not in of_users})
+    if collective.rank() == 0:
+        content = _state(state, optimizers, best_elsewhere)
+        (folder / STATE_FILE).write_text(json.dumps(content, indent=1, allow_nan=False))
+
+
+@contextmanager
+def _together(folder: Path) -> Iterator[None]:
+    """All workers get through, or all raise OSError: none must wait for one that has given up."""
+    failure: OSError | SafetensorError | None = None
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a disk that is full
+        failure = error
+    (failed,) = collective.any_rank(failure is not None)
+    if failed:
+        raise OSError(f"{folder}: not every worker could write its part of the checkpoint ({failure or 'another failed'}).")
+
+
+def _state(state: TrainState, optimizers: Any, best_elsewhere: bool) -> dict[str, Any]:
+    return {
         "format_version": FORMAT_VERSION,
         "dataset": state.dataset,
         "config": state.config.model_dump(mode="json"),
         "epoch": state.epoch,
-        "position": state.position,
-        "step": state.step,
+        "legs": [asdict(leg) for leg in state.legs],
+        "so_far": asdict(state.so_far) if state.so_far else None,
+        "user_parts": collective.world_size() if state.owned is not None else 0,
+        "saved_at": time.time(),
         "optimizers": optimizers,
         "schedulers": _take_out([scheduler.state_dict() for scheduler in state.schedulers], {}),
         "scaler": state.scaler.state_dict(),
@@ -115,21 +168,20 @@ def save(folder: Path, state: TrainState) -> None:
         "history": _take_out(state.history, {}),
         "best_elsewhere": best_elsewhere,
     }
-    (folder / STATE_FILE).write_text(json.dumps(content, indent=1, allow_nan=False))
 
 
 def load(folder: Path, state: TrainState) -> TrainState:
-    """Go on where the checkpoint was made; `state` is as `start` gives it, and is changed in place.
+    """Go on from a checkpoint: put it into a fresh state of the same run, and return that; of users the rows it owns.
 
-    Raises ConfigError, with the difference, if the checkpoint is of another dataset, model or way of training; RecsysError
+    Raises ConfigError with the differences where the dataset or a setting that decides what is learnt is another, RecsysError
     if it is incomplete.
     """
     content = read_state(folder)
     _refuse_another(content, state, folder)
-    weights = _read(folder / MODEL_FILE)
-    _set_random_states(weights)
-    loop.bare(state.model).load_state_dict(weights)
-    saved = _put_back(content["optimizers"], _read(folder / OPTIMIZER_FILE))
+    files = [MODEL_FILE, OPTIMIZER_FILE, *([BEST_FILE] if content["best_elsewhere"] else [])]
+    tensors = _read_all(folder, files, content, state.owned)
+    loop.bare(state.model).load_state_dict(tensors[MODEL_FILE])
+    saved = _put_back(content["optimizers"], tensors[OPTIMIZER_FILE])
     for optimizer, part in zip(state.optimizers, saved, strict=True):
         optimizer.load_state_dict(part)
     for scheduler, part in zip(state.schedulers, _put_back(content["schedulers"], {}), strict=True):
@@ -137,9 +189,13 @@ def load(folder: Path, state: TrainState) -> TrainState:
     if state.scaler.is_enabled() and content["scaler"]:  # precision may have changed
         state.scaler.load_state_dict(content["scaler"])
     state.stopping.load_state_dict(content["stopping"])
-    state.epoch, state.position, state.step = content["epoch"], content["position"], content["step"]
+    state.epoch, state.legs = content["epoch"], [Leg(**leg) for leg in content["legs"]]
+    state.so_far = loop.EpochStats(**content["so_far"]) if content["so_far"] else None
     state.history = _put_back(content["history"], {})
-    state.best = _best(folder, content, state)
+    if content["best_elsewhere"]:
+        state.best = tensors[BEST_FILE]
+    elif content["stopping"]["best_epoch"] >= 0:
+        state.best = {name: tensor.detach().clone() for name, tensor in state.weights().items()}
     return state
 
 
@@ -155,10 +211,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of the best epoch so far, on the CPU; the latest ones before any was validated."""
-    best = read_state(folder)["best_elsewhere"]
-    weights = _read(folder / (BEST_FILE if best else MODEL_FILE))
-    return {name: tensor for name, tensor in weights.items() if not name.startswith("random.")}
+    """The weights of the best epoch so far, all users' rows, on the CPU; the latest ones before any was validated."""
+    content = read_state(folder)
+    file = BEST_FILE if content["best_elsewhere"] else MODEL_FILE
+    return _read_all(folder, [file], content, None)[file]
 
 
 def differences(saved: Mapping[str, Any], now: Config) -> list[str]:
@@ -183,28 +239,15 @@ def _refuse_another(content: dict[str, Any], state: TrainState, folder: Path) ->
         )
 
 
-def _best(folder: Path, content: dict[str, Any], state: TrainState) -> dict[str, Tensor]:
-    if content["stopping"]["best_epoch"] < 0:
-        return {}
-    if content["best_elsewhere"]:
-        return _read(folder / BEST_FILE)
-    return {name: tensor.detach().clone() for name, tensor in state.weights().items()}
-
-
-def _random_states() -> dict[str, Tensor]:
-    """Where torch's own generators stand. Everything else draws from generators seeded by what they are for."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"random.cpu": torch.get_rng_state()} | {f"random.cuda.{i}": state for i, state in enumerate(devices)}
-
-
-def _set_random_states(tensors: dict[str, Tensor]) -> None:
-    """Takes them out of `tensors`; those of GPUs that are not here are left."""
-    states = {name: tensors.pop(name) for name in list(tensors) if name.startswith("random.")}
-    torch.set_rng_state(states.pop("random.cpu"))
-    for name, tensor in states.items():
-        device = int(name.rpartition(".")[2])
-        if device < torch.cuda.device_count():
-            torch.cuda.set_rng_state(tensor, device)
+def _read_all(
+    folder: Path, files: Sequence[str], content: dict[str, Any], owned: UserRanges | None
+) -> dict[str, dict[str, Tensor]]:
+    """Tensors by file and name; users' rows of the ranges, or with None of all users."""
+    tensors = {file: _read(folder / file) for file in files}
+    if content["user_parts"]:
+        for (file, name), rows in user_parts.read(folder, content["user_parts"], owned, files).items():
+            tensors[file][name] = rows
+    return tensors
 
 
 def _take_out(tree: Any, tensors: dict[str, Tensor], name: str = "state") -> Any:

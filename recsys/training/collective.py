@@ -10,6 +10,19 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """This worker's number; 0 when alone."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """For each flag, whether it is up on some rank. All ranks must ask."""
+    if world_size() == 1:
+        return list(flags)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return [count > 0 for count in sum_over_ranks(torch.tensor([*map(float, flags)], device=device)).tolist()]
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of every rank's tensor of this shape, in place; all ranks get the same bits."""
     if world_size() > 1:

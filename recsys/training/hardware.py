@@ -40,6 +40,11 @@ class Hardware:
         """Where matrix products are in `dtype`; does nothing for fp32."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
+    def free_memory(self) -> None:
+        """Give back what was allocated and is not in use."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def scaler(self) -> torch.amp.GradScaler:
         """Keeps fp16 gradients out of the range where they vanish; does nothing for other arithmetic."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from recsys.config import TrainConfig
 from recsys.data.histories import Pairs
 from recsys.errors import RecsysError
+from recsys.seeds import seed_of
 from recsys.training import collective, rows
 from recsys.training.hardware import Hardware
 from recsys.training.negatives import Negatives
@@ -36,6 +38,20 @@ class EpochStats:
     seconds: float
     wait_seconds: float
 
+    def __add__(self, later: "EpochStats") -> "EpochStats":
+        """Both together: one epoch, taken in two goes."""
+        events, kept = self.events + later.events, self.steps + later.steps - self.skipped - later.skipped
+        squares = (s.grad_norm**2 * (s.steps - s.skipped) for s in (self, later))
+        return EpochStats(
+            loss=(self.loss * self.events + later.loss * later.events) / max(events, 1),
+            events=events,
+            steps=self.steps + later.steps,
+            skipped=self.skipped + later.skipped,
+            grad_norm=math.sqrt(sum(squares) / max(kept, 1)),
+            seconds=self.seconds + later.seconds,
+            wait_seconds=self.wait_seconds + later.wait_seconds,
+        )
+
     @property
     def compute_seconds(self) -> float:
         """Seconds not spent waiting for data."""
@@ -44,6 +60,9 @@ class EpochStats:
     def as_dict(self) -> dict[str, float]:
         """For a line of metrics.jsonl."""
         return asdict(self) | {"compute_seconds": self.compute_seconds}
+
+
+OnStep = Callable[[int, Callable[[], EpochStats]], None]
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
@@ -84,22 +103,28 @@ def train_epoch(
     clip_norm: float | None = None,
     epoch: int = 0,
     first_step: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
+    micro_batch: int | None = None,
+    seed: int = 0,
+    on_step: OnStep | None = None,
 ) -> EpochStats:
     """Train on every batch, in order. All workers must bring equally many; an empty one counts for nothing.
 
     batches: Pairs of tensors (or what `model.batch` says), this worker's part of each step. `total` may be set to the
     step's events over all workers; otherwise it is asked for.
     negatives: drawn by (seed, epoch, step), the first step being `first_step`: more than 0 when an epoch is resumed.
-    on_step: told (step, events of this worker) after each.
-    Raises RecsysError when the loss is no longer a number.
+    micro_batch: most events whose gradients are made at once; a larger batch is gone through in pieces, and its gradients add
+    up to the same. Halved where memory runs out.
+    seed: with epoch, step and rank decides what is drawn at random in a step, such as dropout.
+    on_step: told (step, what came of the steps so far) after each; the latter asks all workers, so all must call it.
+    Raises RecsysError when the loss is no longer a number, or memory does not suffice for half a micro-batch either.
     """
     model.train()
-    run = _Epoch(model, optimizers, hardware, scaler or hardware.scaler(), clip_norm)
+    run = _Epoch(model, optimizers, hardware, scaler or hardware.scaler(), clip_norm, micro_batch)
     for step, batch in enumerate(run.timed(batches), first_step):
-        run.step(_prepare(batch, hardware.device, negatives, epoch, step), f"epoch {epoch}, step {step}")
+        torch.manual_seed(seed_of(seed, epoch, step, collective.rank()))
+        run.step(_prepare(batch, hardware.device, negatives, epoch, step), f"epoch {epoch + 1}, step {step + 1}")
         if on_step:
-            on_step(step, len(batch))
+            on_step(step, run.stats)
     return run.stats()
 
 
@@ -112,6 +137,7 @@ class _Epoch:
     hardware: Hardware
     scaler: torch.amp.GradScaler
     clip_norm: float | None
+    micro_batch: int | None = None
     began: float = field(default_factory=lambda: time.perf_counter())
     wait_seconds: float = 0.0
     steps: int = 0
@@ -134,18 +160,48 @@ class _Epoch:
 
     def step(self, batch: Any, where: str) -> None:
         """One update of the parameters."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        with self.hardware.autocast():
-            loss = self.model(batch)
-        self.scaler.scale(loss).backward()
+        try:
+            loss = self._gradients(batch)
+        except torch.OutOfMemoryError:
+            loss = self._gradients_in_less_memory(batch, where)
         rows.exchange(bare(self.model).row_tables())
         norm = gradient_norm(self.model) / self.scaler.get_scale()
         self._tame(norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
-        self._note(loss.detach() * batch.total, norm, batch, where)
+        self._note(loss * batch.total, norm, batch, where)
+
+    def _gradients(self, batch: Any) -> Tensor:
+        """Leave the gradients of the step's local events, piece by piece. Returns the loss."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.hardware.device)
+        *first, last = _pieces(batch, self.micro_batch)
+        with _alone(self.model):
+            for piece in first:
+                loss += self._backward(piece)
+        return loss + self._backward(last)
+
+    def _backward(self, piece: Any) -> Tensor:
+        with self.hardware.autocast():
+            loss = self.model(piece)
+        self.scaler.scale(loss).backward()
+        detached: Tensor = loss.detach()
+        return detached
+
+    def _gradients_in_less_memory(self, batch: Any, where: str) -> Tensor:
+        """Once more with half the micro-batch, for the rest of the epoch."""
+        before = self.micro_batch or len(batch)
+        self.micro_batch = max(1, min(before, len(batch)) // 2)
+        self.hardware.free_memory()
+        try:
+            return self._gradients(batch)
+        except torch.OutOfMemoryError as error:
+            raise RecsysError(
+                f"{where}: out of memory with {before:,} events at once, and again with {self.micro_batch:,} ({error}). "
+                f"Set train.micro_batch={max(1, self.micro_batch // 4)}, or fewer model.negatives, or a smaller model.dim."
+            ) from None
 
     def _tame(self, norm: Tensor) -> None:
         """Clip the gradients; where some worker's overflowed, spoil all workers', so that all of them skip the step."""
@@ -219,6 +275,19 @@ def _sum_gradients(_: object, bucket: dist.GradBucket) -> torch.futures.Future[T
     future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     summed: torch.futures.Future[Tensor] = future.then(lambda done: done.value()[0])
     return summed
+
+
+def _pieces(batch: Any, most: int | None) -> list[Any]:
+    """The batch in pieces of at most so many events; what they share, they share."""
+    if not isinstance(batch, Pairs) or most is None or len(batch) <= most:
+        return [batch]
+    starts = range(0, len(batch), most)
+    return [replace(batch, **{n: getattr(batch, n)[i : i + most] for n in ("user", "item", "rating")}) for i in starts]
+
+
+def _alone(model: nn.Module) -> AbstractContextManager[Any]:
+    """Where DDP adds up gradients without telling the other workers yet."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def _prepare(batch: Any, device: torch.device, negatives: Negatives | None, epoch: int, step: int) -> Any:

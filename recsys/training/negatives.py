@@ -1,19 +1,13 @@
 """Negatives of a step, shared by all its events on all workers."""
 
-import hashlib
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.config import ModelConfig
+from recsys.seeds import seed_of
 from recsys.training import collective
-
-
-def step_seed(*parts: int) -> int:
-    """One seed from several numbers, such that no two steps share it: 63 bits of blake2b."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class Negatives:
@@ -36,7 +30,7 @@ class Negatives:
 
     def draw(self, epoch: int, step: int, positives: Tensor) -> Tensor:
         """[N] int64 on the device of `positives` ([B], this rank's); fewer where the step has fewer positives (in_batch)."""
-        generator = torch.Generator().manual_seed(step_seed(self.seed, epoch, step))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, step))
         if self.source == "in_batch":
             return self._of_batch(positives, generator)
         return self.trained[self._places(generator)].to(positives.device, non_blocking=True)

@@ -112,14 +112,3 @@ class RowAdagrad(RowOptimizer):
 
 
 ROW_OPTIMIZERS: dict[str, type[RowOptimizer]] = {"adam": RowAdam, "adagrad": RowAdagrad}
-
-
-@torch.no_grad()
-def sync_user_rows(tensors: Iterable[Tensor], owned: Tensor) -> None:
-    """Give all workers the rows each one owns, before a checkpoint. In place.
-
-    tensors: the user table and its optimizer state, each [U, …]; owned: [U] bool, true on exactly one rank for each user.
-    """
-    for tensor in tensors:
-        tensor[~owned] = 0
-        collective.sum_over_ranks(tensor)

@@ -4,7 +4,7 @@ Every user watches films of his own taste. Popularity fails: the other taste's f
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from recsys.config import Config, ModelConfig, TrainConfig
 from recsys.data.histories import Histories, Pairs
 from recsys.models import Catalogue, build
+from recsys.models.owned import UserRanges
 from recsys.training import checkpoint, hardware, loop
 from recsys.training.negatives import Negatives
 
@@ -60,16 +61,30 @@ def config_of(name: str = "mf", train: TrainConfig = QUICK, **model: object) -> 
     return Config(model=ModelConfig.model_validate({"name": name, "dim": 8, "negatives": 32} | model), train=train)
 
 
-def start(world: World, config: Config, seed: int = 0, dataset: str = "planted") -> checkpoint.TrainState:
-    """The state before the first epoch."""
+def owned_by(rank: int, world_size: int) -> UserRanges:
+    """Users in twelve ranges, dealt in turn."""
+    ranges = [(first, first + USERS // 12) for first in range(0, USERS, USERS // 12)]
+    return UserRanges.of(ranges[rank::world_size])
+
+
+def users_of(owned: UserRanges) -> np.ndarray:
+    """[owned] their numbers."""
+    return np.concatenate([np.arange(first, last) for first, last in owned.ranges])
+
+
+def start(
+    world: World, config: Config, seed: int = 0, dataset: str = "planted", owned: UserRanges | None = None
+) -> checkpoint.TrainState:
+    """The state before the first epoch, with the rows of all users or of those owned."""
     chosen = hardware.choose(config.train, device=torch.device("cpu"))
-    return checkpoint.start(build(config.model, world.catalogue, seed), config, dataset, chosen)
+    catalogue = replace(world.catalogue, owned=owned or owned_by(0, 1))
+    return checkpoint.start(build(config.model, catalogue, seed), config, dataset, chosen)
 
 
 def batches(world: World, config: Config, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[Pairs]:
     """This rank's users' train events, permuted, in the effective batch's share; as many on every rank."""
     pairs = world.train().pairs()
-    mine = pairs.user % world_size == rank
+    mine = np.isin(pairs.user, users_of(owned_by(rank, world_size)))
     order = np.random.default_rng((epoch, rank)).permutation(int(mine.sum()))
     columns = [torch.from_numpy(column[mine][order]) for column in pairs.columns]
     share = config.train.batch_size // world_size

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from recsys.config import TrainConfig
 from recsys.data.histories import Pairs
 from recsys.evaluation import ranking
-from recsys.training import collective, hardware, loop, rows
+from recsys.training import checkpoint, collective, hardware, loop
 from recsys.training.hardware import Hardware
 from recsys.training.negatives import Negatives
 
@@ -45,16 +45,13 @@ class Mixed(nn.Module):
         return {"user": self.user, "item": self.item}
 
 
-def owned(rank: int, world_size: int) -> torch.Tensor:
-    return torch.arange(planted.USERS) % world_size == rank
-
-
 def train_planted(folder: Path, rank: int, world_size: int, case: str) -> None:
-    """Two epochs of MF; then every rank writes its item rows, its counts, and what it has of the users."""
+    """Two epochs of MF; then a checkpoint by all, and every rank writes its item rows and its counts."""
     world = planted.two_tastes()
     settings = planted.QUICK.model_copy(update={"clip_norm": 0.05})
     config = planted.config_of(train=settings, **CASES[case])
-    state = planted.start(world, config)
+    owned = planted.owned_by(rank, world_size)
+    state = planted.start(world, config, owned=owned)
     negatives = Negatives(config.model, world.catalogue.item_counts, 0)
     for epoch in range(2):
         parts = [*planted.batches(world, config, epoch, 0, 2)], [*planted.batches(world, config, epoch, 1, 2)]
@@ -63,13 +60,13 @@ def train_planted(folder: Path, rank: int, world_size: int, case: str) -> None:
         stats = loop.train_epoch(
             state.model, mine, state.optimizers, hardware=chosen, negatives=negatives, clip_norm=0.05, epoch=epoch
         )
-    rows.sync_user_rows(state.user_rows(), owned(rank, world_size))
-    mine = world.histories.take(owned(rank, world_size).numpy())
+    checkpoint.save(folder / "checkpoint", state)
+    mine = world.histories.take(planted.users_of(owned))
     sums = ranking.evaluate(state.model, mine, segment="test", item_counts=world.catalogue.item_counts).over_ranks()
     metrics = torch.tensor([*sums.metrics().values(), *sums.people().values()], dtype=torch.float64)
     counted = torch.tensor([stats.loss, stats.events, stats.grad_norm], dtype=torch.float64)
-    moments = {f"users.{place}": tensor.clone() for place, tensor in enumerate(state.user_rows())}
-    save_file(state.weights() | moments | {"stats": counted, "metrics": metrics}, folder / f"{rank}.safetensors")
+    shared = {name: tensor for name, tensor in state.weights().items() if not state.is_of_users(tensor)}
+    save_file(shared | {"stats": counted, "metrics": metrics}, folder / f"{rank}.safetensors")
 
 
 def train_mixed(folder: Path, rank: int, world_size: int, _: str) -> None:
@@ -88,8 +85,9 @@ def train_mixed(folder: Path, rank: int, world_size: int, _: str) -> None:
     parts[1][1] = nothing
     mine = [part[rank] if world_size == 2 else joined(*part) for part in parts]
     loop.train_epoch(model, mine, optimizers, hardware=chosen, clip_norm=1.0)
-    table = loop.bare(model).user.detach()
-    rows.sync_user_rows([table], owned(rank, world_size))
+    of_others = torch.arange(planted.USERS) % world_size != rank
+    loop.bare(model).user.detach()[of_others] = 0
+    collective.sum_over_ranks(loop.bare(model).user.detach())
     save_file(loop.bare(model).state_dict(), folder / f"{rank}.safetensors")
 
 
@@ -157,7 +155,7 @@ def two(tmp_path_factory):
 
 def written(folder: Path, work: str) -> list[dict[str, torch.Tensor]]:
     """What each rank wrote, in their order."""
-    return [load_file(path) for path in sorted((folder / work).iterdir())]
+    return [load_file(path) for path in sorted((folder / work).glob("*.safetensors"))]
 
 
 def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -170,8 +168,29 @@ def test_two_workers_are_equal_to_the_bit_and_like_one(one, two, case):
     (alone,), (first, second) = written(one, case), written(two, case)
     assert_same_bits(first, second)
     assert alone["stats"][1] == planted.USERS * (planted.WATCHED - 2), "every event once"
-    for name, tensor in alone.items():
-        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+    ours, theirs = (checkpoint.read_weights(folder / case / "checkpoint") for folder in (one, two))
+    assert ours["user_table"].shape[0] == planted.USERS
+    for name, tensor in (alone | ours).items():
+        torch.testing.assert_close(
+            (first | theirs)[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_of_two_goes_on_with_one_and_the_other_way_round(one, two, case):
+    """Every row of every user, and its moments, whoever reads them."""
+    world = planted.two_tastes()
+    config = planted.config_of(train=planted.QUICK.model_copy(update={"clip_norm": 0.05}), **CASES[case])
+    by_one = checkpoint.load(two / case / "checkpoint", planted.start(world, config, seed=7))
+    assert torch.equal(by_one.weights()["user_table"], checkpoint.read_weights(two / case / "checkpoint")["user_table"])
+    for part in range(3):
+        owned = planted.owned_by(part, 3)
+        by_three = checkpoint.load(two / case / "checkpoint", planted.start(world, config, seed=7, owned=owned))
+        for name in ("first", "second"):
+            moments = [next(iter(state.optimizers[0].state.values()))[name] for state in (by_three, by_one)]
+            assert torch.equal(moments[0], moments[1][planted.users_of(owned)])
+        weights = by_one.weights()["user_table"][planted.users_of(owned)]
+        assert torch.equal(by_three.weights()["user_table"], weights)
 
 
 def test_dense_parameters_and_rows_are_updated_alike(one, two):

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,7 +46,7 @@ def tables_of(dataset, world: int, rank: int, epoch: int = 0, *, readers: int = 
 
 def batches_of(dataset, world: int, rank: int, epoch: int = 0, *, readers: int = 2):
     sizes = step_sizes(plan_of(dataset[1], world, epoch).amounts(), rank, BATCH)
-    return list(ingest.pair_batches(tables_of(dataset, world, rank, epoch, readers=readers), sizes))
+    return list(ingest.pair_batches(ingest.pair_parts(tables_of(dataset, world, rank, epoch, readers=readers)), sizes))
 
 
 def flat(batches) -> np.ndarray:
@@ -86,7 +85,7 @@ def test_models_of_histories_get_whole_users_once_with_the_train_segment_only(da
     _, manifest = dataset
     sizes = list(step_sizes(plan_of(manifest, 2).amounts(of_rows=True), 1, 32))
     tables = tables_of(dataset, 2, 1, whole_rows=True)
-    batches = list(ingest.history_batches(tables, sizes))
+    batches = list(ingest.history_batches(ingest.history_parts(tables), sizes))
     assert [len(batch) for batch in batches] == [size for size, _ in sizes]
     seen = np.concatenate([batch.user for batch in batches])
     assert len(np.unique(seen)) == len(seen) == plan_of(manifest, 2).rows(1)
@@ -105,7 +104,7 @@ def test_a_user_with_more_events_than_the_window_is_used_once(tmp_path):
 
 @pytest.mark.parametrize("whole_rows", [False, True], ids=["events", "rows"])
 @pytest.mark.parametrize("everything", [False, True], ids=["train", "everything"])
-def test_later_epochs_from_memory_are_those_that_the_files_would_give(dataset, whole_rows, everything):
+def test_epochs_from_memory_are_those_that_ray_data_streams(dataset, whole_rows, everything):
     """Two epochs of them: while the shards are read into memory, and when they are there."""
     folder, manifest = dataset
     planned = reading.everything_trains(manifest) if everything else manifest
@@ -117,16 +116,12 @@ def test_later_epochs_from_memory_are_those_that_the_files_would_give(dataset, w
         assert [t.equals(s) for t, s in zip(held.macro_batches(entries), streamed, strict=True)] == [True] * len(entries)
 
 
-def test_memory_is_read_from_after_the_first_epoch_and_only_where_the_shards_fit(dataset):
+def test_shards_are_held_where_they_fit(dataset):
     _, manifest = dataset
     needed = 8 * manifest.events + 24 * manifest.users
     fits = partial(fit_in_memory, manifest.user_files, workers_on_host=1, whole_rows=False)
     assert [fits(limit) for limit in (needed, needed - 1, 0)] == [True, False, False]
     assert fits(None)
-    source = ingest.Source(lambda _: iter(["file"]), SimpleNamespace(macro_batches=lambda _: iter(["memory"])))
-    assert [(source.is_memory, *source.tables([])) for _ in range(2)] == [(False, "file"), (True, "memory")]
-    source = ingest.Source(lambda _: iter(["file"]), None)
-    assert [(source.is_memory, *source.tables([])) for _ in range(2)] == [(False, "file"), (False, "file")]
 
 
 def test_an_altered_file_stops_the_epoch_that_would_read_it_into_memory(tmp_path):

@@ -103,7 +103,7 @@ def test_the_loss_is_divided_by_the_steps_events_over_all_workers():
 
 
 def test_a_loss_that_is_no_number_stops_with_advice():
-    with pytest.raises(RecsysError, match=r"epoch 0, step 1: the loss is nan.*learning_rate"):
+    with pytest.raises(RecsysError, match=r"epoch 1, step 2: the loss is nan.*learning_rate"):
         train(Tiny(), [pairs([0], [0]), pairs([1], [1], rating=[math.nan]), pairs([2], [2])])
 
 
@@ -133,11 +133,9 @@ def test_a_worker_alone_is_not_wrapped():
 
 
 def test_steps_are_told_and_begin_where_the_epoch_is_resumed():
-    told = []
-    train(
-        Tiny(), [pairs([0], [0]), pairs([1, 2], [1, 2])], first_step=5, on_step=lambda step, events: told.append((step, events))
-    )
-    assert told == [(5, 1), (6, 2)]
+    told, batches = [], [pairs([0], [0]), pairs([1, 2], [1, 2])]
+    train(Tiny(), batches, first_step=5, on_step=lambda step, stats: told.append((step, stats().events)))
+    assert told == [(5, 1), (6, 3)]
 
 
 def test_waiting_for_data_is_told_from_computing(monkeypatch):
@@ -152,3 +150,52 @@ def test_waiting_for_data_is_told_from_computing(monkeypatch):
     stats = train(Tiny(), slow())
     assert stats.wait_seconds == 6.0
     assert stats.compute_seconds == 0.0
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_batch_gone_through_in_pieces_gives_the_same_update(dense):
+    batch = [pairs([0, 1, 2, 3, 1], [0, 1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0, 5.0])]
+    whole, pieces = Tiny(dense), Tiny(dense)
+    expected = train(whole, batch, clip_norm=0.5)
+    stats = train(pieces, batch, clip_norm=0.5, micro_batch=2)
+    assert (stats.loss, stats.grad_norm) == pytest.approx((expected.loss, expected.grad_norm))
+    for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Hungry(Tiny):
+    """Has memory for so many events at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.tried = most, []
+
+    def forward(self, batch: Pairs) -> torch.Tensor:
+        self.tried.append(len(batch))
+        if len(batch) > self.most:
+            raise torch.OutOfMemoryError("out of memory, as planted")
+        return super().forward(batch)
+
+
+def test_out_of_memory_is_tried_once_more_with_half_and_goes_on_so():
+    batches = [pairs([0, 1, 2, 3], [0, 1, 2, 3])] * 2
+    model, expected = Hungry(2), Tiny()
+    train(model, batches)
+    train(expected, batches)
+    assert model.tried == [4, 2, 2, 2, 2]
+    torch.testing.assert_close(model.user, expected.user)
+
+
+def test_out_of_memory_twice_stops_with_advice():
+    with pytest.raises(RecsysError, match=r"4 events at once, and again with 2 .*train\.micro_batch=1"):
+        train(Hungry(1), [pairs([0, 1, 2, 3], [0, 1, 2, 3])])
+
+
+def test_an_epoch_in_two_goes_adds_up_to_one():
+    batches = [pairs([0, 1, 2], [0, 1, 2], [1.0, 2.0, 3.0]), pairs([3], [3], [4.0]), pairs([1, 2], [4, 4])]
+    whole = train(Tiny(), batches)
+    model = Tiny()
+    optimizers = loop.make_optimizers(model, TrainConfig(learning_rate=0.1))
+    both = train(model, batches[:1], optimizers=optimizers) + train(model, batches[1:], optimizers=optimizers, first_step=1)
+    assert (both.loss, both.grad_norm) == pytest.approx((whole.loss, whole.grad_norm))
+    assert (both.events, both.steps, both.skipped) == (whole.events, whole.steps, whole.skipped)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from recsys.config import ModelConfig
-from recsys.training.negatives import Negatives, step_seed
+from recsys.seeds import seed_of
+from recsys.training.negatives import Negatives
 
 COUNTS = np.array([0, 10, 30, 0, 60])
 
@@ -22,7 +23,7 @@ def test_steps_epochs_and_seeds_draw_differently():
     first = draw("popularity", 50)
     for other in (draw("popularity", 50, step=1), draw("popularity", 50, epoch=1), draw("popularity", 50, seed=1)):
         assert not torch.equal(first, other)
-    assert step_seed(0, 1, 11) != step_seed(0, 11, 1) != step_seed(1, 0, 11)
+    assert seed_of(0, 1, 11) != seed_of(0, 11, 1) != seed_of(1, 0, 11)
 
 
 def test_uniform_draws_trained_items_alike():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.dataset import DatasetManifest, RowGroup, UserFile
-from recsys.data.plan import Plan, epoch_plan, owners, step_sizes
+from recsys.data.plan import Leg, MacroBatch, Plan, epoch_plan, order, owners, plan_after, rest, step_sizes
 
 SIZES = st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=12), min_size=1, max_size=30)
 WORLDS = st.integers(1, 7)
@@ -150,3 +150,44 @@ def test_more_ranks_than_shards_leave_some_with_empty_steps(world):
     empty = [rank for rank, amount in enumerate(plan.amounts()) if not amount]
     assert len(empty) == world - 2
     assert [size for size, _ in step_sizes(plan.amounts(), empty[0], 40)] == [0] * 5
+
+
+SHARDS = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=5), min_size=1, max_size=8)
+LEGS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 12)), min_size=1, max_size=4)
+
+
+@given(SHARDS, LEGS, st.integers(1, 5), st.integers(5, 40))
+def test_an_epoch_gone_on_with_by_other_ranks_uses_every_event_once(shards, legs, last_world, batch_size):
+    manifest = manifest_of(shards)
+    options = {"batch_size": batch_size, "window_events": 100, "mix_shards": 2}
+    used, taken = Counter(), []
+    for world, steps in [*legs, (last_world, None)]:
+        plan = plan_after(taken, 0, 3, world, manifest, **options)
+        owner = owners(manifest, world)
+        for rank, entries in enumerate(plan.ranks):
+            sizes = list(step_sizes(plan.amounts(), rank, batch_size))
+            own = taken[-1].steps if taken and taken[-1].world_size == world else 0
+            left, skip = rest(entries, sum(size for size, _ in sizes[:own]))
+            events = [event for entry in left for event in events_of(entry, manifest)][skip:]
+            assert len(events) == sum(size for size, _ in sizes[own:])
+            now = sizes[own:] if steps is None else sizes[own : own + steps]
+            for file, group, place in events[: sum(size for size, _ in now)]:
+                assert owner[int(file[-13:-8])] == rank, "only who owns a user's shard may touch his row"
+                used[file, group, place] += 1
+        if steps is not None:
+            steps = min(steps, len(sizes) - own)
+            taken = [*taken[:-1], Leg(world, own + steps)] if own else [*taken, Leg(world, steps)]
+    everything = [
+        (f.name, n, place) for f in manifest.user_files for n, g in enumerate(f.row_groups) for place in range(g.events)
+    ]
+    assert used == Counter(everything)
+
+
+def events_of(entry: MacroBatch, manifest: DatasetManifest) -> list[tuple[str, int, int]]:
+    """(file, row group, place in it) in the order of use."""
+    files = {file.name: file for file in manifest.user_files}
+    sizes = [files[name].row_groups[number].train_events for name, number in entry.row_groups]
+    all_places = [(*group, place) for group, size in zip(entry.row_groups, sizes, strict=True) for place in range(size)]
+    found = [all_places[place] for place in order(sizes, entry.seed, entry.cuts)]
+    assert len(found) == entry.train_events
+    return found

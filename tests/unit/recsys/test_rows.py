@@ -80,9 +80,3 @@ def test_state_goes_on_where_it_was_saved(name):
     straight, resumed = nn.Parameter(torch.ones(6, 3)), nn.Parameter(torch.ones(6, 3))
     expected = three_steps(made([straight], 0.1), straight)
     assert torch.equal(three_steps(made([resumed], 0.1), resumed, then=made([resumed], 0.7)), expected)
-
-
-def test_a_worker_alone_owns_every_user():
-    table = torch.ones(3, 2)
-    rows.sync_user_rows([table], torch.tensor([True, True, False]))
-    assert table.tolist() == [[1, 1], [1, 1], [0, 0]]

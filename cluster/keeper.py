@@ -1,0 +1,132 @@
+"""What keeps a run's work: checkpoints after epochs and within them, word of how far it is, an ear for being asked to stop."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import CheckpointUploadMode
+
+from cluster import runs
+from cluster.share import Epoch, Share
+from recsys.data.plan import Leg
+from recsys.training import checkpoint, collective
+from recsys.training.checkpoint import TrainState
+from recsys.training.loop import EpochStats
+
+PROGRESS_SECONDS = 0.5
+AGREE_STEPS = 8
+"""Workers agree on whether to write a checkpoint or to stop every so many steps: a message costs a small step's time."""
+PREEMPTION_SECONDS = 5.0
+CHECKPOINT = "checkpoint_"
+
+
+class Stopped(Exception):  # noqa: N818 - not a failure
+    """The run was asked to stop, and has left a checkpoint."""
+
+
+class Keeper:
+    """Called after each step, on every worker."""
+
+    def __init__(self, share: Share, state: TrainState, alive: Callable[[], None]) -> None:
+        self.share, self.state, self.alive = share, state, alive
+        self.folder, self.cluster = share.task.folder, share.config.cluster
+        self.saved = self.told = self.asked = time.monotonic()
+        self.preempted = False
+        if share.leads:
+            _remove_unfinished(self.folder)
+
+    def begin(self, epoch: Epoch) -> None:
+        """An epoch begins, or goes on."""
+        self.epoch, self.legs, self.before = epoch, list(self.state.legs), self.state.so_far
+        self.own = self.legs.pop().steps if self.legs and self.legs[-1].world_size == self.share.world else 0
+
+    def __call__(self, step: int, stats: Callable[[], EpochStats]) -> None:
+        """step: of the epoch, just taken; stats: of the steps since `begin`; asks all workers."""
+        self.alive()
+        if self.share.leads:
+            self._tell(step)
+        taken = step + 1 - self.epoch.done
+        if step + 1 == self.epoch.steps:
+            return  # the epoch's own checkpoint is next
+        due, stop = self._agreed(taken)
+        if due or stop:
+            self.state.legs = [*self.legs, Leg(self.share.world, self.own + taken)]
+            self.state.so_far = stats() if self.before is None else self.before + stats()
+            self._save({"epoch": self.state.epoch, "step": step + 1})
+            if stop:
+                raise Stopped
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """An epoch is over: hand its checkpoint to Ray, then tell the row, so that what is told is never lost."""
+        self.alive()
+        self.state.history.append(row)
+        self._save({"epoch": row["epoch"], **row["metrics"]})
+        if self.share.leads:
+            runs.write_rows(self.folder, self.state.history)
+        (stop,) = collective.any_rank(runs.asked_to_stop(self.folder))
+        if stop and row["epoch"] < self.share.task.epochs:
+            raise Stopped
+
+    def _agreed(self, taken: int) -> tuple[bool, bool]:
+        """Whether all workers now write a checkpoint, and whether they stop after it."""
+        by_steps = self.cluster.checkpoint_steps is not None and taken % self.cluster.checkpoint_steps == 0
+        if taken % AGREE_STEPS and not by_steps:
+            return False, False
+        now = time.monotonic()
+        due, stop, ask = collective.any_rank(
+            self.share.leads and now - self.saved > self.cluster.checkpoint_seconds,
+            self.share.leads and runs.asked_to_stop(self.folder),
+            self.share.leads and now - self.asked > PREEMPTION_SECONDS,
+        )
+        return by_steps or due or (ask and self._is_preempted()), stop
+
+    def _is_preempted(self) -> bool:
+        """Whether a node is about to be taken away; says so once. All workers must ask."""
+        self.asked = time.monotonic()
+        if self.preempted or ray.train.get_preemption_info() is None:
+            return False
+        self.preempted = True
+        return True
+
+    def _save(self, told: dict[str, Any]) -> None:
+        """Write a checkpoint into the run folder and tell Ray. Where the disk is full the one before stays, and the run goes
+        on: there will be another."""
+        name = f"{CHECKPOINT}{self.state.epoch:05d}_{self.state.step:07d}"
+        try:
+            checkpoint.save(self.folder / name, self.state)
+        except OSError as error:
+            self._failed(name, error)
+            return
+        self.saved = time.monotonic()
+        ray.train.report(
+            told,
+            checkpoint=ray.train.Checkpoint.from_directory(str(self.folder / name)),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+    def _failed(self, name: str, error: OSError) -> None:
+        self.saved = time.monotonic()  # not again at the next step
+        if self.share.leads:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            runs.warn(self.folder, f"{name}: not written, the checkpoint before it stays ({error}). Make room on the disk.")
+
+    def _tell(self, step: int) -> None:
+        """Leave word of how far the epoch is, now and then; the driver looks for it."""
+        if (now := time.monotonic()) - self.told >= PROGRESS_SECONDS:
+            self.told = now
+            content = {"epoch": self.state.epoch + 1, "step": step + 1, "steps": self.epoch.steps, "at": time.time()}
+            try:
+                runs.write_json(self.folder / runs.PROGRESS, content)
+            except OSError:  # a disk that is full: training is worth more than word of it
+                return
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What a worker that died while writing has left: no checkpoint without its last file."""
+    for path in folder.glob(f"{CHECKPOINT}*"):
+        if not (path / checkpoint.STATE_FILE).exists():
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,33 @@
+"""What a resumed run had to do again: from the last word of its progress to the checkpoint it went on from."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from cluster import runs
+from recsys.training import checkpoint
+from recsys.training.checkpoint import TrainState
+
+
+def note(folder: Path, saved: Path, state: TrainState) -> None:
+    """Add a line to the run's `resumes.jsonl`."""
+    word = runs.read_json(folder / runs.PROGRESS)
+    seconds = max(0.0, word["at"] - checkpoint.read_state(saved)["saved_at"]) if word else 0.0
+    reached = (word["epoch"], word["step"]) if word else (state.epoch + 1, state.step)
+    lost_steps = reached[1] - state.step if reached[0] == state.epoch + 1 else reached[1]
+    runs.add_line(
+        folder / runs.RESUMES,
+        {
+            "at": time.time(),
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "lost_steps": max(0, lost_steps),
+            "lost_seconds": round(seconds, 2),
+        },
+    )
+
+
+def line(resume: dict[str, Any]) -> str:
+    """For people."""
+    where = f"epoch {resume['epoch']}" + (f", step {resume['step']:,}" if resume["step"] else "")
+    return f"resumed at {where}: {resume['lost_steps']:,} steps, {resume['lost_seconds']:.0f} s of work to do again"

@@ -1,0 +1,44 @@
+"""Ends a worker that gets nowhere, with its stacks written down: one that hangs holds up all the others for ever."""
+
+import faulthandler
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STACKS = "stacks-rank{rank}.txt"
+EXIT_CODE = 86
+
+
+@contextmanager
+def watching(folder: Path, rank: int, seconds: float) -> Iterator[Callable[[], None]]:
+    """For a `with`: gives what to call when work has been done. Not called for so many seconds, the process writes all its
+    stacks to `stacks-rank<n>.txt` in `folder` and ends at once; Ray then starts the worker group again.
+    """
+    last, over = [time.monotonic()], threading.Event()
+
+    def alive() -> None:
+        last[0] = time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(min(1.0, seconds / 4)):
+            if time.monotonic() - last[0] > seconds:
+                _end(folder / STACKS.format(rank=rank), seconds)
+
+    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield alive
+    finally:
+        over.set()
+        thread.join()
+
+
+def _end(stacks: Path, seconds: float) -> None:
+    with stacks.open("w") as file:
+        file.write(f"No step for {seconds:g} seconds (cluster.stall_seconds).\n")
+        file.flush()
+        faulthandler.dump_traceback(file)
+    os._exit(EXIT_CODE)
