@@ -81,7 +81,7 @@ def _run_epoch(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any
 
 
 def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dict[str, Any]:
-    config, number = share.config, state.epoch
+    config, number, before = share.config, state.epoch, state.so_far
     epoch = share.epoch(number, state.legs, bare(state.model).batch)
     learns_order = config.model.loss != "mse"
     if keeper is not None:
@@ -100,7 +100,7 @@ def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dic
         seed=config.train.seed,
         on_step=keeper,
     )
-    stats = stats if state.so_far is None else state.so_far + stats
+    stats = stats if before is None else before + stats
     return {
         "epoch": number + 1,
         "loss": stats.loss,
