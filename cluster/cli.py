@@ -70,6 +70,19 @@ def show_config(config: ConfigOption = None, set_: SetOption = None) -> None:
 
 
 @app.command()
+def doctor(config: ConfigOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Look at this machine, Ray and what is installed; say what would be better. Exit code 5 if something will fail."""
+    import os
+
+    from cluster.doctor import examine, show
+
+    report = examine(load_config(config, set_ or ()), os.environ)
+    console.print_json(report.as_dict()) if json_ else show(report)
+    if report.status == "bad":
+        raise typer.Exit(5)
+
+
+@app.command()
 def prepare(
     sources: Annotated[list[str], typer.Argument(help="Folders, files, .zip archives or s3://, gs:// addresses of raw data.")],
     dataset: Annotated[Path, typer.Argument(help="The dataset folder to make.")],

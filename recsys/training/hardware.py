@@ -17,6 +17,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # bf16 must win clearly on a CPU: it costs three decimal digits.
 CLEARLY = 1.15
 
+# Floating-point operations of the product that `gemm_seconds` times.
+GEMM_FLOP = 2 * 1024 * 64 * 1024
+
 
 @dataclass(frozen=True)
 class Hardware:
