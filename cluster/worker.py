@@ -9,7 +9,7 @@ from typing import Any
 import ray.train
 import torch
 
-from cluster import runs
+from cluster import runs, tensorboard
 from cluster.share import Share, Task
 from recsys.data import schema
 from recsys.data.histories import Histories
@@ -130,6 +130,7 @@ def _report(share: Share, state: TrainState, row: dict[str, Any]) -> None:
         checkpoint.save(Path(folder), state)
         ray.train.report(told, checkpoint=ray.train.Checkpoint.from_directory(folder))
     runs.write_rows(share.task.folder, state.history)
+    tensorboard.write_epoch(share.task.folder, row)
 
 
 def _finish(share: Share, model: Any, state: TrainState | None) -> None:
