@@ -19,12 +19,16 @@ from recsys.errors import BundleError, ConfigError, RecsysError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 bundle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check and switch published bundles.")
 app.add_typer(bundle_app, name="bundle")
+runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training runs: list, show, compare.")
+app.add_typer(runs_app, name="runs")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; `recsys config` prints one.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, or its name in the folder of runs.")]
+StorageOption = Annotated[Path, typer.Option("--storage", help="Folder of runs, where RUN is a name.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the bundle; by default the run's.")]
 
 
@@ -169,6 +173,56 @@ def export(
     _print_bundle(folder)
 
 
+@runs_app.command("list")
+def runs_list(
+    storage: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"), json_: JsonOption = False
+) -> None:
+    """The runs in a folder, newest last: how far, how good beside popularity, how fast."""
+    from cluster import run_reading, run_tables
+
+    found = run_reading.find_runs(storage)
+    if json_:
+        return print(run_tables.as_json([run_tables.in_short(run) for run in found]))
+    console.print_rows(*run_tables.listing(storage, found), fold=False)
+
+
+@runs_app.command("show")
+def runs_show(run: RunArgument, storage: StorageOption = Path("runs"), json_: JsonOption = False) -> None:
+    """Everything about one run: settings, hardware, epochs, result, files."""
+    from cluster import run_reading, run_tables
+
+    found = run_reading.find_run(run, storage)
+    if json_:
+        return print(run_tables.as_json(run_tables.in_full(found)))
+    for table in run_tables.about(found):
+        console.print_rows(*table)
+    if columns := run_tables.result_columns(found):
+        console.print_metrics("Result" if found.result else "Result, so far", columns)
+
+
+@runs_app.command("compare")
+def runs_compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two run folders or more, or their names.")],
+    storage: StorageOption = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", help="The picture of their curves.")] = Path("compare.png"),
+    json_: JsonOption = False,
+) -> None:
+    """What differs between runs, what came of each, and a picture of their curves over one another."""
+    from cluster import run_reading, run_tables
+
+    if len(runs) < 2:
+        raise ConfigError("Give two runs or more to compare; `recsys runs show RUN` is for one.")
+    found = [run_reading.find_run(run, storage) for run in runs]
+    picture = _draw_comparison(found, out)
+    if json_:
+        return print(run_tables.as_json({**run_tables.compared(found), "picture": picture}))
+    for table in run_tables.comparison(found):
+        console.print_rows(*table)
+    if not run_tables.same_dataset(found):
+        console.say("Not all are known to have learnt from the same dataset: their metrics cannot be compared, none is marked.")
+    console.say(f"Curves: {picture}" if picture else "No curves: none of these runs has finished an epoch.")
+
+
 @bundle_app.command("list")
 def bundle_list(bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles")) -> None:
     """The bundles under a root, newest last; the one served is marked."""
@@ -309,6 +363,23 @@ def _print_run(result: Any, metric: str) -> None:
     if no_better_than_popularity(result.folder, metric):
         console.say(f"By {metric} this model is no better than the list of the most watched: do not serve it in its place.")
     console.say(f"Curves: {result.folder / 'curves.png'}. Next: recsys export {result.folder}")
+
+
+def _draw_comparison(found: Any, out: Path) -> Path | None:
+    """Overlay the curves of those runs that have any; None if there are none."""
+    from cluster.curves import draw_comparison
+    from cluster.run_tables import labels
+
+    rows = {
+        name: [row.model_dump() for row in run.epochs] for name, run in zip(labels(found), found, strict=True) if run.epochs
+    }
+    if not rows:
+        return None
+    try:
+        draw_comparison(rows, out, metric=next((run.metric for run in found if run.metric), ""))
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}). Choose another place with --out.") from None
+    return out
 
 
 def _print_bundle(folder: Path) -> None:

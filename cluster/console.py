@@ -13,6 +13,8 @@ from rich.text import Text
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
+WIDEST = 10_000  # characters in a line that is not folded
+
 SHOWN_METRICS = ("hr@", "recall@", "ndcg@", "mrr@", "coverage@", "rmse", "mae")
 
 
@@ -77,7 +79,7 @@ def epoch_line(row: Mapping[str, Any], metric: str) -> str:
     return "  ".join(parts)
 
 
-def print_metrics(title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
+def print_metrics(title: str, columns: Mapping[str, Mapping[str, float | None]]) -> None:
     """A table of metrics, a column each for the model and what it is compared with."""
     table = Table(title=printable(title), title_justify="left")
     table.add_column("metric")
@@ -89,14 +91,22 @@ def print_metrics(title: str, columns: Mapping[str, Mapping[str, float]]) -> Non
     out.print(table)
 
 
-def print_rows(title: str, headers: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
-    """A plain table; columns named in `right` are right-aligned. Markup in the data is shown, not obeyed."""
+def print_rows(
+    title: str, headers: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = (), *, fold: bool = True
+) -> None:
+    """A plain table; columns named in `right` are right-aligned. Markup in the data is shown, not obeyed.
+
+    fold: cells are folded where the screen is too narrow; otherwise frames are left out, and a row stays one line.
+    """
     table = Table(title=printable(title), title_justify="left")
     for header in headers:
         table.add_column(header, justify="right" if header in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(printable(_text(cell)) for cell in row))
-    out.print(table)
+    if fold or out.measure(table, options=out.options.update(max_width=WIDEST)).maximum <= out.width:
+        return out.print(table)
+    table.box = None
+    Console(highlight=False, soft_wrap=True, emoji=False, width=WIDEST).print(table)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""A page of training curves from the rows of metrics.jsonl."""
+"""A page of training curves from the rows of metrics.jsonl: of one run, or of several over one another."""
 
 from collections.abc import Mapping, Sequence
 from math import nan
@@ -19,7 +19,7 @@ def draw_training(rows: Sequence[Row], path: Path, *, title: str, metric: str) -
     rows: of metrics.jsonl, in order; `metric` is the one that chose the best epoch, which is marked.
     """
     figure = Figure(figsize=(11, 7), layout="constrained")  # no pyplot: it would keep state and want a display
-    figure.suptitle(title)
+    figure.suptitle(_literal(title))
     loss, chosen, others, speed = figure.subplots(2, 2).flat
     _curve(loss, "loss", rows, _values(rows, "loss"))
     _against_popularity(chosen, rows, metric)
@@ -28,6 +28,28 @@ def draw_training(rows: Sequence[Row], path: Path, *, title: str, metric: str) -
         others.plot(_epochs(rows), [row["metrics"].get(name) for row in rows], marker=".", label=name)
     _finish(others, "other metrics, validation")
     _speed(speed, rows)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def draw_comparison(runs: Mapping[str, Sequence[Row]], path: Path, *, metric: str) -> None:
+    """Write a PNG: loss, a validation metric with popularity's, learning rate and speed, by epoch, a colour for each run.
+
+    runs: rows of metrics.jsonl, in order, by the name that the legend shows.
+    """
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    loss, chosen, rate, speed = figure.subplots(2, 2).flat
+    for rows in runs.values():  # under the rest; of the same dataset, they lie on one another
+        chosen.plot(_epochs(rows), [row["popularity"].get(metric) for row in rows], color=POPULARITY, linestyle="--")
+    chosen.lines[0].set_label("popularity")
+    for i, (name, rows) in enumerate(runs.items()):
+        style: dict[str, Any] = {"label": _literal(name), "color": f"C{i}"}
+        loss.plot(_epochs(rows), _values(rows, "loss"), marker=".", **style)
+        chosen.plot(_epochs(rows), [row["metrics"].get(metric) for row in rows], marker=".", **style)
+        rate.plot(_epochs(rows), _values(rows, "learning_rate"), drawstyle="steps-mid", **style)
+        speed.plot(_epochs(rows), _values(rows, "events_per_second"), marker=".", **style)
+    rate.set_ylim(bottom=0)
+    for axes, title in ((loss, "loss"), (chosen, f"{metric}, validation"), (rate, "learning rate"), (speed, "events a second")):
+        _finish(axes, title)
     figure.savefig(path, dpi=110, format="png")
 
 
@@ -52,6 +74,11 @@ def _speed(axes: Axes, rows: Sequence[Row]) -> None:
     rate.set_ylabel("learning rate", color=POPULARITY)
     rate.set_ylim(bottom=0)
     _finish(axes, "million events a second, and learning rate", legend=False)
+
+
+def _literal(text: str) -> str:
+    """A name that holds dollars is no formula."""
+    return text.replace("$", r"\$")
 
 
 def _epochs(rows: Sequence[Row]) -> list[int]:

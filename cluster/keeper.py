@@ -9,7 +9,7 @@ from typing import Any
 import ray.train
 from ray.train import CheckpointUploadMode
 
-from cluster import runs
+from cluster import runs, tensorboard
 from cluster.share import Epoch, Share
 from recsys.data.plan import Leg
 from recsys.training import checkpoint, collective
@@ -66,6 +66,7 @@ class Keeper:
         self._save({"epoch": row["epoch"], **row["metrics"]})
         if self.share.leads:
             runs.write_rows(self.folder, self.state.history)
+            tensorboard.write_epoch(self.folder, row)
         (stop,) = collective.any_rank(runs.asked_to_stop(self.folder))
         if stop and row["epoch"] < self.share.task.epochs:
             raise Stopped

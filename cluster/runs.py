@@ -16,7 +16,6 @@ from recsys import __version__
 from recsys.config import Config
 from recsys.data.dataset import DatasetManifest
 from recsys.errors import ConfigError, DataError
-from recsys.training.checkpoint import differences
 
 CONFIG, ENVIRONMENT, METRICS, PROGRESS = "config.json", "environment.json", "metrics.jsonl", "progress.json"
 CURVES, RESULT, BEST = "curves.png", "result.json", "best"
@@ -154,6 +153,8 @@ def _software() -> dict[str, Any]:
 
 
 def _refuse_another(folder: Path, saved: dict[str, Any], told: dict[str, Any], config: Config) -> None:
+    from recsys.training.checkpoint import differences  # it loads torch, which looking at runs can do without
+
     changed = [f"{name}: {saved[name]} → {told[name]}" for name in ("fingerprint", "refit_epochs") if saved[name] != told[name]]
     changed += differences(saved["config"], config)
     if changed:

@@ -95,6 +95,7 @@ def test_a_run_learns_the_tastes_and_leaves_everything_in_its_folder(undisturbed
     assert best["best"] and best["metrics"]["ndcg@10"] == max(row["metrics"]["ndcg@10"] for row in rows)
     assert undisturbed.metrics == pytest.approx(best["metrics"])  # the best weights were restored
     assert (undisturbed.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert next((undisturbed.folder / "tensorboard").glob("*tfevents*")).stat().st_size > 100 * len(rows)
     assert json.loads((undisturbed.folder / "environment.json").read_text())["hardware"]["workers"] == 2
     result = json.loads((undisturbed.folder / "result.json").read_text())
     assert result["fingerprint"] == read_manifest(Path(result["dataset"])).fingerprint
