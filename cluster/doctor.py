@@ -47,7 +47,7 @@ def plan(config: Config, env: Mapping[str, str]) -> dict[str, dict[str, Check]]:
     """What is looked at, by group; the names stand only where a check itself fails."""
     storage, store = Path(config.cluster.storage), 0 if around.joins(env) else config.cluster.object_store_bytes
     return {
-        "hardware": {"hardware": lambda: _hardware(config.cluster.num_workers, store)},
+        "hardware": {"hardware": lambda: _hardware(config.cluster.most_workers, store)},
         "choices": {"choices": lambda: _choices(config)},
         "versions": {"versions": around.packages},
         "Ray": {

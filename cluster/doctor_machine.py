@@ -63,10 +63,10 @@ def choices(machine: Machine, config: Config) -> Iterator[Finding]:
     """What each of cluster.num_workers workers on this machine would compute with, and why."""
     cluster, train = config.cluster, config.train
     device, finding = worker_device(len(machine.gpus), cluster)
-    chosen = hardware.choose(train, device=device, workers_on_host=cluster.num_workers)
+    chosen = hardware.choose(train, device=device, workers_on_host=cluster.most_workers)
     yield finding
     yield Finding.of("precision", f"{chosen.precision}: {_why(machine, train, device)}", note=_slow(machine, train, device))
-    yield threads(chosen.threads, machine.processor.usable_cores, cluster.num_workers)
+    yield threads(chosen.threads, machine.processor.usable_cores, cluster.most_workers)
     yield Finding.of("pinned memory", "on" if chosen.pin_memory else "off: only copies to a GPU gain by it")
     tf32 = device.type == "cuda" and tf32_is_on()
     yield Finding.of("TF32", "on" if tf32 else "off: GPUs have it from compute capability 8 on")
@@ -74,14 +74,14 @@ def choices(machine: Machine, config: Config) -> Iterator[Finding]:
 
 def worker_device(gpus: int, cluster: ClusterConfig) -> tuple[torch.device, Finding]:
     """The device of a worker, by the rule of `session.takes_gpu`."""
-    enough = 0 < cluster.num_workers <= gpus
+    enough = 0 < cluster.most_workers <= gpus
     takes = enough and cluster.use_gpu != "no"
     bad = note = ""
     if cluster.use_gpu == "yes" and not enough:
-        asked = f"cluster.use_gpu = yes asks for {cluster.num_workers}"
-        bad = f"{asked}, and torch can use {gpus}: lower cluster.num_workers, or set cluster.use_gpu=auto."
+        asked = f"cluster.use_gpu = yes asks for {cluster.most_workers}"
+        bad = f"{asked}, and torch can use {gpus}: lower cluster.most_workers, or set cluster.use_gpu=auto."
     elif gpus and not takes:
-        why = "cluster.use_gpu = no" if enough else f"there is not one for each of {cluster.num_workers} workers"
+        why = "cluster.use_gpu = no" if enough else f"there is not one for each of {cluster.most_workers} workers"
         note = f"The GPU stays idle: {why}. Set cluster.num_workers to at most {gpus}, and cluster.use_gpu to auto."
     device = torch.device("cuda" if takes else "cpu")
     return device, Finding.of("a worker's device", device.type, bad=bad, note=note)

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from recsys.config import ModelConfig
 from recsys.data.histories import Histories, Pairs
+from recsys.data.seeds import seed_of
 from recsys.models import losses
 from recsys.models.base import Catalogue
 from recsys.models.owned import RowOfUser, UserRanges
-from recsys.seeds import seed_of
 
 
 class MF(nn.Module):

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from recsys.config import TrainConfig
 from recsys.data.histories import Pairs
+from recsys.data.seeds import seed_of
 from recsys.errors import RecsysError
-from recsys.seeds import seed_of
 from recsys.training import collective, rows
 from recsys.training.hardware import Hardware
 from recsys.training.negatives import Negatives

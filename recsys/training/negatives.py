@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.config import ModelConfig
-from recsys.seeds import seed_of
+from recsys.data.seeds import seed_of
 from recsys.training import collective
 
 

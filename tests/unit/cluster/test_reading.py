@@ -1,15 +1,18 @@
 """Reading and cutting without Ray: what a reading task and a worker do, as plain functions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import ingest, reading
 from recsys.data.dataset import DatasetManifest
+from recsys.data.plan import Cut, MacroBatch, order
 from recsys.errors import DataError
 from tests.datasets import random_histories, to_arrow, write_dataset
 
@@ -26,10 +29,14 @@ def everything(manifest: DatasetManifest) -> list[tuple[str, int]]:
     return [(file.name, group) for file in manifest.user_files for group in range(len(file.row_groups))]
 
 
-def read(dataset, row_groups=None, seed=0, **options) -> pa.Table:
+def entry_of(row_groups: list[tuple[str, int]], seed: int = 0) -> MacroBatch:
+    return MacroBatch(tuple(row_groups), train_events=0, seed=seed, rows=0)
+
+
+def read(dataset, seed=0, **options) -> pa.Table:
     folder, manifest = dataset
     files = {file.name: file for file in manifest.user_files}
-    return reading.read_macro_batch(folder, files, row_groups or everything(manifest), seed, **options)
+    return reading.read_macro_batch(folder, files, entry_of(everything(manifest), seed), **options)
 
 
 def as_set(table: pa.Table) -> list[tuple]:
@@ -45,10 +52,26 @@ def test_pairs_are_the_train_segments_permuted_by_the_seed(dataset):
     assert one.equals(again) and not one.equals(other)
 
 
+def test_what_is_left_of_a_macro_batch_comes_in_its_old_order_from_the_groups_that_are_ours(dataset):
+    folder, manifest = dataset
+    files = {file.name: file for file in manifest.user_files}
+    groups = everything(manifest)
+    of_group = {user: place for place, (name, number) in enumerate(groups) for user in _users(folder, files[name], number)}
+    whole = read(dataset).to_pylist()
+    entry = replace(entry_of(groups), cuts=(Cut(30, (0, 2, 3)), Cut(5, (2, 3))))
+    left = [row for row in whole[30:] if of_group[row["user"]] in (0, 2, 3)][5:]
+    left = [row for row in left if of_group[row["user"]] in (2, 3)]
+    assert reading.read_macro_batch(folder, files, entry).to_pylist() == left and left
+
+
+def _users(folder: Path, file, number: int) -> list[int]:
+    return pq.ParquetFile(folder / file.name).read_row_group(number).column("user").to_pylist()
+
+
 def test_all_orders_are_alike():
     """Each of the six orders of three events comes a sixth of the time: no place is favoured."""
     rows = to_arrow(random_histories(users=1, items=3, events=(3, 3), held_out=False), ["u"])
-    orders = [tuple(reading._permuted_pairs(rows, np.random.default_rng(s)).column("item").to_pylist()) for s in range(3000)]
+    orders = [tuple(reading._pairs_at(rows, order([3], s, ())).column("item").to_pylist()) for s in range(3000)]
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 6 and abs(counts - 500).max() < 100
 
@@ -56,8 +79,8 @@ def test_all_orders_are_alike():
 def test_a_part_of_a_table_is_read_as_such():
     """A slice's lists still hold all values, with offsets that begin later."""
     whole = to_arrow(HISTORIES, [str(user) for user in HISTORIES.user])
-    part = reading._permuted_pairs(whole.slice(10, 20), np.random.default_rng(0))
     pairs = HISTORIES.take(np.arange(10, 30)).segment("train").pairs()
+    part = reading._pairs_at(whole.slice(10, 20), order([len(pairs)], 0, ()))
     assert as_set(part) == sorted(zip(pairs.user.tolist(), pairs.item.tolist(), pairs.rating.tolist(), strict=True))
 
 
@@ -78,8 +101,10 @@ def test_histories_stream_a_row_group_at_a_time(dataset):
 def test_a_task_hands_an_error_on_as_text(dataset, tmp_path):
     _, manifest = dataset
     files = {file.name: file for file in manifest.user_files}
-    entry = pa.table({"files": [[manifest.user_files[0].name]], "groups": [[0]], "seed": [0]})
-    told = reading.read_planned(entry, tmp_path, files, whole_rows=False, everything=False)
+    entry = entry_of([(manifest.user_files[0].name, 0)])
+    told = reading.read_planned(
+        pa.Table.from_pylist([reading.as_row(entry)]), tmp_path, files, whole_rows=False, everything=False
+    )
     assert told.column_names == [reading.ERROR] and manifest.user_files[0].name in told.column(reading.ERROR)[0].as_py()
 
 
@@ -88,7 +113,7 @@ def test_batches_have_the_sizes_asked_for_and_keep_the_order(tables, cuts):
     events = sum(tables)
     ends = np.minimum(np.cumsum(cuts), events).tolist()
     sizes = np.diff([0, *ends, events]).astype(int).tolist()
-    batches = list(ingest.pair_batches(_numbered(tables), [(size, 99) for size in sizes]))
+    batches = list(ingest.pair_batches(ingest.pair_parts(_numbered(tables)), [(size, 99) for size in sizes]))
     assert [len(batch) for batch in batches] == sizes
     assert [user for batch in batches for user in batch.user.tolist()] == list(range(events))
     assert all(batch.total == 99 for batch in batches)
@@ -97,7 +122,7 @@ def test_batches_have_the_sizes_asked_for_and_keep_the_order(tables, cuts):
 @pytest.mark.parametrize(("sizes", "message"), [([5], "more than its plan"), ([5, 6], "less than its plan")])
 def test_more_or_fewer_events_than_planned_are_refused(sizes, message):
     with pytest.raises(DataError, match=message):
-        list(ingest.pair_batches(_numbered([4, 6]), [(size, size) for size in sizes]))
+        list(ingest.pair_batches(ingest.pair_parts(_numbered([4, 6])), [(size, size) for size in sizes]))
 
 
 def _numbered(sizes: list[int]):

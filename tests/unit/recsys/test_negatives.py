@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recsys.config import ModelConfig
-from recsys.seeds import seed_of
+from recsys.data.seeds import seed_of
 from recsys.training.negatives import Negatives
 
 COUNTS = np.array([0, 10, 30, 0, 60])
