@@ -65,10 +65,10 @@ def _sources(paths: Sequence[str], config: DataConfig, read: Read, known: frozen
     files = [file for file in given + beside(given) if file.place not in known]
     source = read(files, config, ", ".join(paths))
     taken = {file.place for file in source.files}
-    left = [
-        path for path, files in listed.items() if taken.isdisjoint(file.place for file in files) and any(map(_tells, files))
-    ]
-    return [source, *(_sources(left, config, _read_fitting, known) if left else ())]
+    left = {path: [file for file in files if _is_table(file)] for path, files in listed.items()}
+    left = {path: files for path, files in left.items() if files and taken.isdisjoint(file.place for file in listed[path])}
+    events = any(_tells(file) for files in left.values() for file in files)
+    return [source, *(_sources(list(left), config, _read_fitting, known) if events else [])]
 
 
 def _unknown(files: list[File], known: frozenset[object]) -> list[File]:
@@ -77,10 +77,13 @@ def _unknown(files: list[File], known: frozenset[object]) -> list[File]:
     return new if len(new) == len(files) else [file for file in new if _tells(file)]
 
 
+def _is_table(file: File) -> bool:
+    return file.suffix in TABLES and file.base not in COMPANIONS
+
+
 def _tells(file: File) -> bool:
     """Whether a file may hold events, by its name."""
-    stem = file.base.rpartition(".")[0].lower()
-    return file.suffix in TABLES and file.base not in COMPANIONS and stem not in CATALOGUES
+    return _is_table(file) and file.base.rpartition(".")[0].lower() not in CATALOGUES
 
 
 def _in_order(parts: Iterable[Source]) -> list[Source]:

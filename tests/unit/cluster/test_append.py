@@ -184,6 +184,25 @@ def test_a_folder_that_has_grown_counts_what_was_recorded_once(tmp_path):
     assert content(tmp_path / "grown") == content(tmp_path / "fresh")
 
 
+def test_positions_and_published_roles_come_back_from_what_is_kept(tmp_path):
+    chance = random.Random(0)
+    for name in ("a.csv", "b.csv"):
+        lines = "".join(f"u{chance.randrange(9)},i{chance.randrange(50)},{chance.randrange(20)}\n" for _ in range(200))
+        (tmp_path / name).write_text("user_id,item_id,position\n" + lines)
+    prepare([tmp_path / "a.csv"], tmp_path / "old", keep_parsed=True, range_bytes=1024)
+    append(tmp_path / "old", [tmp_path / "b.csv"], tmp_path / "grown")
+    prepare([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "fresh", keep_parsed=True, range_bytes=1024)
+    assert content(tmp_path / "grown") == content(tmp_path / "fresh")
+    (tmp_path / "in").mkdir()
+    for name in ("train.txt", "test.txt"):
+        lines = (f"{user} " + " ".join(str(chance.randrange(50)) for _ in range(5)) for user in range(20))
+        (tmp_path / "in" / name).write_text("\n".join(lines) + "\n")
+    prepare([tmp_path / "in"], tmp_path / "given", keep_parsed=True)
+    told = append(tmp_path / "given", [], tmp_path / "less", forget=["7"])
+    anew = prepare([tmp_path / "in"], tmp_path / "anew", forget=["7"])
+    assert told.split == "given" and told.user_files == anew.user_files and told.segments["test"] > 0
+
+
 def test_what_is_kept_is_passed_over_when_it_is_damaged_or_its_settings_differ(tmp_path, parsed_files):
     old, new = write_csv(tmp_path / "a.csv", some_events(1)), write_csv(tmp_path / "b.csv", some_events(2))
     prepare([old], tmp_path / "old", keep_parsed=True)
