@@ -88,20 +88,40 @@ def doctor(config: ConfigOption = None, set_: SetOption = None, json_: JsonOptio
 
 @app.command()
 def prepare(
-    sources: Annotated[list[str], typer.Argument(help="Folders, files, .zip archives or s3://, gs:// addresses of raw data.")],
+    *,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Folders, files, .zip archives or s3://, gs:// addresses of raw data.")
+    ] = None,
     dataset: Annotated[Path, typer.Argument(help="The dataset folder to make.")],
+    append: Annotated[
+        Path | None, typer.Option("--append", metavar="DATASET", help="Add the sources to those of this dataset; it stays.")
+    ] = None,
+    forget: Annotated[
+        str | None, typer.Option("--forget", metavar="IDS", help="Users to leave out: ids with commas, or a file, one a line.")
+    ] = None,
+    keep_parsed: Annotated[
+        bool, typer.Option("--keep-parsed", help="Keep parsed events in the folder, for --append to read back.")
+    ] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Turn raw files into a dataset folder."""
+    from cluster.append import append as grow
     from cluster.prepare import prepare as make
     from cluster.session import session
+    from recsys.data.forget import read_ids
     from recsys.data.summary import summarise
 
     settings = load_config(config, set_ or ())
+    if append is None and not sources:
+        raise ConfigError(f"{dataset}: made of what? recsys prepare SOURCE... {dataset}")
+    users = read_ids(forget) if forget is not None else []
     place = dataset.absolute()  # `.` would name the folder that was replaced
     with console.ProgressView() as view, session(settings.cluster):
-        make(sources, dataset, settings, progress=view.stage)
+        if append is None:
+            make(sources or (), dataset, settings, view.stage, forget=users, keep_parsed=keep_parsed)
+        else:
+            grow(append, sources or (), dataset, settings.data, view.stage, forget=users, keep_parsed=keep_parsed)
     _print_counts(dataset, summarise(place))
     console.say(f"Next: recsys train {dataset}")
 

@@ -17,16 +17,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster import prepare_steps as steps
+from cluster.prepare_parse import Tally, parse
 from cluster.prepare_shards import Shards, gather_shards, plan_split
 from cluster.prepare_steps import Job, Progress
 from recsys.config import Config, DataConfig
-from recsys.data import schema, staging
+from recsys.data import parsed, schema, staging
 from recsys.data.dataset import DatasetManifest, SourceFile, file_sha256, read_manifest, verify
-from recsys.data.folder import building, check_destination, check_rejects, collect_rejects, stage_rejects, write_manifest
+from recsys.data.folder import building, check_destination, check_rejects, collect_rejects, write_manifest
+from recsys.data.forget import Forgotten, nobody
 from recsys.data.items import join_catalogue, write_items
 from recsys.data.sources import recognise
 from recsys.data.sources.base import EventFile, Source
-from recsys.data.sources.parse import Range, parse_range
 from recsys.data.sources.scan import Scan, fingerprint, scan
 from recsys.data.userfiles import SplitPlan, Written, write_users
 from recsys.errors import ConfigError, DataError, RecsysError
@@ -35,38 +36,98 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Tally:
-    """What became of all rows when they were parsed: kept = rows_in - rejects - dropped."""
+class Earlier:
+    """A dataset that another one is made of."""
 
-    rows_in: int
-    kept: int
-    rejects: dict[str, int]
-    dropped: dict[str, int]
+    folder: Path
+    manifest: DatasetManifest
 
 
-def prepare(sources: Sequence[str], dataset: Path, config: Config, progress: Progress | None = None) -> DatasetManifest:
+def prepare(
+    sources: Sequence[str],
+    dataset: Path,
+    config: Config,
+    progress: Progress | None = None,
+    *,
+    forget: Sequence[str] = (),
+    keep_parsed: bool = False,
+) -> DatasetManifest:
     """Make a dataset folder of raw files; Ray is connected already. See docs/architecture.md for its layout.
 
     An existing dataset of the same sources and settings is kept as it is; another one is replaced. `progress(stage, done,
-    total)` is told after each range or shard. Raises DataError for sources that cannot be used, ConfigError for settings
-    that do not fit them.
+    total)` is told after each range or shard. forget: ids of users to leave out. keep_parsed: keep what was parsed in the
+    folder, for datasets made of this one. Raises DataError for sources that cannot be used, ConfigError for settings that
+    do not fit them.
     """
     check_destination(dataset)
-    dataset = dataset.absolute()
     source = recognise(sources, config.data)
-    split = choose_split(source, config.data)
+    return make(source, dataset, config.data, progress, forget=forget, keep_parsed=keep_parsed)
+
+
+def make(
+    source: Source,
+    dataset: Path,
+    config: DataConfig,
+    progress: Progress | None,
+    *,
+    forget: Sequence[str],
+    keep_parsed: bool,
+    earlier: Earlier | None = None,
+) -> DatasetManifest:
+    """A dataset folder of a source that is recognised; of the files of an `earlier` dataset too, if they are as they were."""
+    dataset = dataset.absolute()
+    split = choose_split(source, config)
     if split != "given":
         source = replace(source, events=tuple(replace(file, role=0) for file in source.events))
+    before = earlier.manifest.forgotten if earlier else None
+    forget = [user_id for user_id in forget if before is None or before.hash(user_id) not in before.known]
+    forgotten = _forgotten(forget, before, dataset)
+    read_back = earlier.folder.absolute() / parsed.FOLDER if earlier else None
     with building(dataset) as folder:
-        job = Job(source, config.data, split, folder, progress)
-        scans = steps.in_order(
-            job, "scan", partial(_scan, job.staging, config.data.range_bytes), list(enumerate(source.events))
-        )
+        job = Job(source, config, split, folder, progress, forgotten, forget, keep_parsed, read_back)
+        scans = steps.in_order(job, "scan", partial(_scan, job.staging, config.range_bytes), list(enumerate(source.events)))
         files = _source_files(source, scans)
-        existing = _unchanged(dataset, files, config.data)
+        if earlier is not None:
+            check_recorded(earlier, files)
+        existing = _unchanged(dataset, files, job)
         if existing is None:
             write_manifest(folder, _build(job, dataset, scans, files))
     return existing or read_manifest(dataset)
+
+
+def check_recorded(earlier: Earlier, files: Sequence[SourceFile]) -> None:
+    """Raises DataError unless every file the earlier dataset was made of is among these, as it was then."""
+    found = {file.path: file for file in files}
+    for recorded in earlier.manifest.sources:
+        now = found.get(recorded.path)
+        if now is None:
+            raise DataError(
+                f"{recorded.path}: {earlier.folder} was made of it, but it is not recognised as it was then. "
+                f"Prepare all sources anew: recsys prepare SOURCE... DATASET"
+            )
+        if (now.size, now.sha256) != (recorded.size, recorded.sha256):
+            how = f"{now.size:,} bytes, then {recorded.size:,}" if now.size != recorded.size else "SHA-256 differs"
+            raise DataError(
+                f"{recorded.path}: changed since {earlier.folder} was made of it ({how}). Restore it and give what is new "
+                f"in a file of its own, or prepare all sources anew: recsys prepare SOURCE... DATASET"
+            )
+
+
+def _forgotten(forget: Sequence[str], before: Forgotten | None, dataset: Path) -> Forgotten | None:
+    """Everybody to leave out, hashed with the salt that is there already, so that the same users give the same bytes."""
+    if not forget:
+        return before
+    if before is None:
+        there = _manifest_there(dataset)
+        before = Forgotten(salt=there.forgotten.salt, hashes=()) if there is not None and there.forgotten else nobody()
+    return before.also(forget)
+
+
+def _manifest_there(dataset: Path) -> DatasetManifest | None:
+    try:
+        return read_manifest(dataset)
+    except DataError:
+        return None
 
 
 def choose_split(source: Source, config: DataConfig) -> str:
@@ -85,14 +146,13 @@ def choose_split(source: Source, config: DataConfig) -> str:
 
 
 def _build(job: Job, dataset: Path, scans: list[Scan], files: tuple[SourceFile, ...]) -> DatasetManifest:
-    ranges = _ranges(job.source, scans)
     shards = staging.choose_shards(job.config, sum(found.rows for found in scans))
-    tally = _parse(job, ranges, shards)
+    ranges, tally = parse(job, scans, shards)
     check_rejects(dataset, job.staging, tally.rows_in, tally.rejects, job.config.max_bad_rows)
     if not tally.kept:
         raise DataError(_nothing_left(job.source, tally))
-    items = _number_items(job, len(ranges))
-    gathered = gather_shards(job, len(ranges), shards, len(items))
+    items = _number_items(job, ranges)
+    gathered = gather_shards(job, ranges, shards, len(items))
     if gathered.events != tally.kept:
         raise RecsysError(f"{tally.kept:,} events were staged but {gathered.events:,} read back. Check the disk and run again.")
     items = items.filter(pa.array(gathered.alive))
@@ -116,42 +176,25 @@ def _scan(folder: Path, range_bytes: int, numbered: tuple[int, EventFile]) -> Sc
 def _source_files(source: Source, scans: list[Scan]) -> tuple[SourceFile, ...]:
     found = [(event_file.file, scanned.size, scanned.sha256) for event_file, scanned in zip(source.events, scans, strict=True)]
     found += [(file, *fingerprint(file)) for file in source.catalogue_files]
-    return tuple(SourceFile(path=file.name, size=size, sha256=sha256) for file, size, sha256 in found)
+    return tuple(SourceFile(path=file.name, size=size, sha256=sha256, part=file.part) for file, size, sha256 in found)
 
 
-def _unchanged(dataset: Path, files: tuple[SourceFile, ...], config: DataConfig) -> DatasetManifest | None:
+def _unchanged(dataset: Path, files: tuple[SourceFile, ...], job: Job) -> DatasetManifest | None:
     """The dataset that is there, if it was made of the same and is whole."""
+    manifest = _manifest_there(dataset)
+    if manifest is None or (job.keep_parsed and not (dataset / parsed.FOLDER).is_dir()):
+        return None
+    if (manifest.sources, manifest.config, manifest.forgotten) != (files, _told(job.config), job.forgotten):
+        return None
     try:
-        manifest = read_manifest(dataset)
         verify(dataset, manifest)
     except DataError:
         return None
-    return manifest if manifest.sources == files and manifest.config == _told(config) else None
+    return manifest
 
 
 def _told(config: DataConfig) -> dict[str, object]:
     return {"data": config.model_dump(mode="json")}
-
-
-def _ranges(source: Source, scans: list[Scan]) -> list[Range]:
-    parts = [(file, found.path, cut) for file, found in zip(source.events, scans, strict=True) for cut in found.cuts]
-    return [Range(index, *part) for index, part in enumerate(parts)]
-
-
-def _parse(job: Job, ranges: list[Range], shards: int) -> Tally:
-    kept, rejects, dropped = 0, Counter[str](), Counter[str]()
-    for _, (dealt, bad) in steps.stream(job, "parse", partial(_parse_range, job.staging, shards, job.config), ranges):
-        rejects.update(bad)
-        dropped.update(rating=dealt.dropped_rating, sample=dealt.dropped_sample)
-        kept += dealt.events
-    staging.drop_files(job.staging, "raw-*")
-    return Tally(kept + dropped.total() + rejects.total(), kept, dict(sorted(rejects.items())), dict(dropped))
-
-
-def _parse_range(folder: Path, shards: int, config: DataConfig, part: Range) -> tuple[staging.Dealt, dict[str, int]]:
-    parsed = parse_range(part)
-    bad = stage_rejects(folder, part.index, parsed.rejects)
-    return staging.deal(parsed, config, shards, folder, part.index), bad
 
 
 def _number_items(job: Job, ranges: int) -> pa.Table:
@@ -216,6 +259,7 @@ def _manifest(job: Job, written: list[Written], items: int, tally: Tally, files:
         items_sha256=file_sha256(path),
         items_size=path.stat().st_size,
         user_files=tuple(user_files),
+        forgotten=job.forgotten,
     )
 
 

@@ -10,6 +10,7 @@ import ray.data
 from cluster.session import execution
 from recsys.config import DataConfig
 from recsys.data.folder import STAGING
+from recsys.data.forget import Forgotten
 from recsys.data.sources.base import Source
 from recsys.errors import RecsysError
 
@@ -20,13 +21,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One preparation. folder: where the dataset is built; split: the one chosen, never `auto`."""
+    """One preparation. folder: where the dataset is built; split: the one chosen, never `auto`.
+
+    forgotten: everybody who is left out; forget: ids of those asked for now. keep_parsed: whether parsed ranges stay in
+    the dataset; read_back: where an earlier dataset kept its own.
+    """
 
     source: Source
     config: DataConfig
     split: str
     folder: Path
     progress: Progress | None
+    forgotten: Forgotten | None = None
+    forget: Sequence[str] = ()
+    keep_parsed: bool = False
+    read_back: Path | None = None
 
     @property
     def staging(self) -> Path:

@@ -1,10 +1,11 @@
 """One worker's share of a run: which data is its own, in which order it comes, and how it is evaluated."""
 
+import json
 import os
 import platform
 import resource
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,24 @@ import ray.train.torch
 import torch
 from numpy.typing import NDArray
 
-from cluster import ingest, reading
+from cluster import ingest, reading, runs
 from cluster.ahead import Ahead, ahead
 from cluster.held import HeldShards, fit_in_memory
+from cluster.samples import cache_folder
 from recsys.config import Config
 from recsys.data import schema
 from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
-from recsys.data.histories import Histories
+from recsys.data.histories import Histories, Pairs
 from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_sizes
 from recsys.evaluation import ranking
 from recsys.evaluation.ranking import RankingSums
 from recsys.models import MODELS, Catalogue, Popularity
 from recsys.models.owned import UserRanges
 from recsys.retrieval.fold_in import fold_in, gram_of
-from recsys.training import collective, hardware
+from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
+from recsys.training.loop import bare, try_gradients
+from recsys.training.negatives import Negatives
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,30 @@ class Share:
         """What the model is fed: Pairs or Histories; None for popularity, which is not trained."""
         return getattr(MODELS[self.config.model.name], "batch", None)
 
-    def micro_batch(self, state: TrainState) -> int | None:
-        """Most events to make gradients of at once."""
-        return self.config.train.micro_batch
+    def find_micro_batch(self, state: TrainState) -> None:
+        """Settle it before the first step: as the config says, as the run had it, as remembered, or by trying on rank 0."""
+        if self.config.train.micro_batch is not None:
+            state.micro_batch.events = self.config.train.micro_batch
+        if state.micro_batch.events is not None or self.batch is not Pairs:
+            return
+        events = torch.zeros(1, dtype=torch.int64, device=self.hardware.device)
+        if self.leads:
+            events[0] = self._search_micro_batch(state)
+        state.micro_batch.events = int(collective.sum_over_ranks(events))
+
+    def _search_micro_batch(self, state: TrainState) -> int:
+        most = -(-self.config.train.batch_size // self.world)
+        model, hard = bare(state.model), self.hardware
+        work = [hard.device.type, hard.precision, hard.threads, most, self.catalogue.items, platform.node()]
+        key, memory = json.dumps([*work, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
+        if (found := micro_batch.remembered(memory, key)) is not None:
+            return found
+        users = state.owned.ranges[0] if state.owned is not None else (0, self.manifest.users)
+        negatives = Negatives(self.config.model, self.catalogue.item_counts, self.config.train.seed)
+        found, trials = micro_batch.search(try_gradients(model, hard, users, self.catalogue.items, negatives), most)
+        runs.note_hardware(self.task.folder, self.described() | {"micro_batch_trials": [asdict(trial) for trial in trials]})
+        micro_batch.remember(memory, key, found)
+        return found
 
     def peak_bytes(self) -> int:
         """The most memory this worker has used: the GPU's where it computes there, else the process's."""

@@ -36,6 +36,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         _finish(share, model, None)
         return
     state = _resume_or_start(share, model, saved)
+    share.find_micro_batch(state)
     with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as alive:
         keeper = Keeper(share, state, alive)
         try:
@@ -96,7 +97,7 @@ def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dic
         clip_norm=config.train.clip_norm,
         epoch=number,
         first_step=epoch.done,
-        micro_batch=share.micro_batch(state),
+        micro_batch=state.micro_batch,
         seed=config.train.seed,
         on_step=keeper,
     )
@@ -113,6 +114,7 @@ def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dic
         "events_per_second": stats.events / stats.seconds,
         "wait_share": stats.wait_seconds / stats.seconds,
         "read_from": epoch.read_from,
+        "micro_batch": state.micro_batch.events,
         "peak_bytes": share.peak_bytes(),
         "workers": share.world,
         "precision": share.hardware.precision,

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.data import schema
+from recsys.data.forget import Forgotten
 from recsys.data.histories import Histories
 from recsys.errors import DataError
 
@@ -22,11 +23,15 @@ class _Part(BaseModel):
 
 
 class SourceFile(_Part):
-    """A raw file that went in. `path` as it was given, so that the dataset can be made again."""
+    """A raw file that went in. `path` as it was given, so that the dataset can be made again.
+
+    part: files of one part were recognised together; told where there is more than one part.
+    """
 
     path: str
     size: int
     sha256: str
+    part: int = Field(0, ge=0, exclude_if=lambda part: part == 0)
 
 
 class RowGroup(_Part):
@@ -57,7 +62,10 @@ class UserFile(_Part):
 
 
 class DatasetManifest(_Part):
-    """Everything `dataset.json` says. rows_in = events + the sum of `dropped` + the sum of `rejects`."""
+    """Everything `dataset.json` says. rows_in = events + the sum of `dropped` + the sum of `rejects`.
+
+    forgotten: users who are left out, here and in every dataset made of this one; absent if nobody is.
+    """
 
     format_version: int = FORMAT_VERSION
     sources: tuple[SourceFile, ...]
@@ -79,6 +87,7 @@ class DatasetManifest(_Part):
     items_sha256: str
     items_size: int
     user_files: tuple[UserFile, ...]
+    forgotten: Forgotten | None = Field(None, exclude_if=lambda forgotten: forgotten is None)
 
     @cached_property
     def fingerprint(self) -> str:

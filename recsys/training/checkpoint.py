@@ -27,6 +27,7 @@ from recsys.errors import ConfigError, RecsysError
 from recsys.models.owned import UserRanges
 from recsys.training import collective, loop, user_parts
 from recsys.training.hardware import Hardware
+from recsys.training.micro_batch import MicroBatch
 from recsys.training.stopping import EarlyStopping, plateau_schedulers
 
 FORMAT_VERSION = 2
@@ -42,6 +43,7 @@ class TrainState:
 
     epoch: the one to train next; legs: steps of it already taken; so_far: what these came to.
     history: a dict of metrics for each finished epoch. best: the weights of the best epoch, users' rows as the model has them.
+    micro_batch: as it was found, or had to be halved to.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class TrainState:
     so_far: loop.EpochStats | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    micro_batch: MicroBatch = field(default_factory=MicroBatch)
 
     def finish_epoch(self, metrics: dict[str, float]) -> bool:
         """After validation: keep the weights aside if they are the best, slow down on a plateau. Whether they were."""
@@ -161,6 +164,7 @@ def _state(state: TrainState, optimizers: Any, best_elsewhere: bool) -> dict[str
         "so_far": asdict(state.so_far) if state.so_far else None,
         "user_parts": collective.world_size() if state.owned is not None else 0,
         "saved_at": time.time(),
+        "micro_batch": state.micro_batch.events,
         "optimizers": optimizers,
         "schedulers": _take_out([scheduler.state_dict() for scheduler in state.schedulers], {}),
         "scaler": state.scaler.state_dict(),
@@ -192,6 +196,7 @@ def load(folder: Path, state: TrainState) -> TrainState:
     state.epoch, state.legs = content["epoch"], [Leg(**leg) for leg in content["legs"]]
     state.so_far = loop.EpochStats(**content["so_far"]) if content["so_far"] else None
     state.history = _put_back(content["history"], {})
+    state.micro_batch.events = content["micro_batch"]
     if content["best_elsewhere"]:
         state.best = tensors[BEST_FILE]
     elif content["stopping"]["best_epoch"] >= 0:

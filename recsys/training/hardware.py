@@ -43,6 +43,11 @@ class Hardware:
         """Where matrix products are in `dtype`; does nothing for fp32."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
+    def wait(self) -> None:
+        """Until a GPU has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def free_memory(self) -> None:
         """Give back what was allocated and is not in use."""
         if self.device.type == "cuda":

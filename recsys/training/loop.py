@@ -19,6 +19,7 @@ from recsys.data.seeds import seed_of
 from recsys.errors import RecsysError
 from recsys.training import collective, rows
 from recsys.training.hardware import Hardware
+from recsys.training.micro_batch import MicroBatch
 from recsys.training.negatives import Negatives
 
 
@@ -103,7 +104,7 @@ def train_epoch(
     clip_norm: float | None = None,
     epoch: int = 0,
     first_step: int = 0,
-    micro_batch: int | None = None,
+    micro_batch: MicroBatch | None = None,
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> EpochStats:
@@ -113,13 +114,13 @@ def train_epoch(
     step's events over all workers; otherwise it is asked for.
     negatives: drawn by (seed, epoch, step), the first step being `first_step`: more than 0 when an epoch is resumed.
     micro_batch: most events whose gradients are made at once; a larger batch is gone through in pieces, and its gradients add
-    up to the same. Halved where memory runs out.
+    up to the same. Halved, for good, where memory runs out.
     seed: with epoch, step and rank decides what is drawn at random in a step, such as dropout.
     on_step: told (step, what came of the steps so far) after each; the latter asks all workers, so all must call it.
     Raises RecsysError when the loss is no longer a number, or memory does not suffice for half a micro-batch either.
     """
     model.train()
-    run = _Epoch(model, optimizers, hardware, scaler or hardware.scaler(), clip_norm, micro_batch)
+    run = _Epoch(model, optimizers, hardware, scaler or hardware.scaler(), clip_norm, micro_batch or MicroBatch())
     for step, batch in enumerate(run.timed(batches), first_step):
         torch.manual_seed(seed_of(seed, epoch, step, collective.rank()))
         run.step(_prepare(batch, hardware.device, negatives, epoch, step), f"epoch {epoch + 1}, step {step + 1}")
@@ -137,7 +138,7 @@ class _Epoch:
     hardware: Hardware
     scaler: torch.amp.GradScaler
     clip_norm: float | None
-    micro_batch: int | None = None
+    micro_batch: MicroBatch
     began: float = field(default_factory=lambda: time.perf_counter())
     wait_seconds: float = 0.0
     steps: int = 0
@@ -177,7 +178,7 @@ class _Epoch:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.hardware.device)
-        *first, last = _pieces(batch, self.micro_batch)
+        *first, last = _pieces(batch, self.micro_batch.events)
         with _alone(self.model):
             for piece in first:
                 loss += self._backward(piece)
@@ -191,16 +192,17 @@ class _Epoch:
         return detached
 
     def _gradients_in_less_memory(self, batch: Any, where: str) -> Tensor:
-        """Once more with half the micro-batch, for the rest of the epoch."""
-        before = self.micro_batch or len(batch)
-        self.micro_batch = max(1, min(before, len(batch)) // 2)
+        """Once more with half the micro-batch."""
+        before = self.micro_batch.events or len(batch)
+        self.micro_batch.halve(len(batch))
         self.hardware.free_memory()
         try:
             return self._gradients(batch)
         except torch.OutOfMemoryError as error:
+            now = self.micro_batch.events or 1
             raise RecsysError(
-                f"{where}: out of memory with {before:,} events at once, and again with {self.micro_batch:,} ({error}). "
-                f"Set train.micro_batch={max(1, self.micro_batch // 4)}, or fewer model.negatives, or a smaller model.dim."
+                f"{where}: out of memory with {before:,} events at once, and again with {now:,} ({error}). "
+                f"Set train.micro_batch={max(1, now // 4)}, or fewer model.negatives, or a smaller model.dim."
             ) from None
 
     def _tame(self, norm: Tensor) -> None:
@@ -242,6 +244,28 @@ class _Epoch:
             seconds=time.perf_counter() - self.began,
             wait_seconds=self.wait_seconds,
         )
+
+
+def try_gradients(
+    model: nn.Module, hardware: Hardware, users: tuple[int, int], items: int, negatives: Negatives
+) -> Callable[[int], None]:
+    """For `micro_batch.search`: makes gradients of so many random events, and throws them away.
+
+    users: first and behind the last of a range the model has rows for; model: not in DDP, as only one worker tries.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def gradients(events: int) -> None:
+        ranges = (users, (0, items))
+        user, item = (torch.randint(*ends, (events,), generator=generator).to(hardware.device) for ends in ranges)
+        batch = Pairs(user, item, torch.ones(events, device=hardware.device), negatives.draw(0, 0, item), events)
+        with hardware.autocast():
+            loss = model(batch)
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+        hardware.wait()
+
+    return gradients
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -27,6 +28,18 @@ def test_inspect_counts_and_draws(recsys: Recsys, way: dict[str, Path], tmp_path
     assert "600" in told and "Most watched" in told
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert lines_of_json(recsys("inspect", way["dataset"], "--json", "--picture", tmp_path / "x.png").stdout)[0]["users"] == 600
+
+
+def test_a_dataset_grows_and_forgets(recsys: Recsys, way: dict[str, Path], tmp_path: Path) -> None:
+    events = {"user_id": ["somebody new"] * 2, "item_id": ["1", "unheard of"], "rating": [5.0, 4.0], "timestamp": [1, 2]}
+    pq.write_table(pa.table(events), tmp_path / "events.parquet")
+    (tmp_path / "gone").write_text("1\n2\n")
+    grown = ("--append", way["dataset"], "--forget", tmp_path / "gone", tmp_path / "events.parquet", tmp_path / "grown")
+    told = recsys("prepare", *grown).stdout
+    assert "599" in told and "dropped: forgotten" in told
+    assert "made of what?" in recsys("prepare", tmp_path / "grown", rc=2).stderr
+    assert "neither new sources" in recsys("prepare", "--append", way["dataset"], tmp_path / "x", rc=2).stderr
+    assert "no dataset.json here" in recsys("prepare", "--append", tmp_path, tmp_path / "gone", tmp_path / "x", rc=3).stderr
 
 
 def test_training_beats_popularity_where_popularity_was_made_to_fail(way: dict[str, Path]) -> None:

@@ -2,14 +2,18 @@
 
 import os
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
+from cluster.append import append
 from cluster.prepare import prepare
 from cluster.session import session
 from recsys.config import ClusterConfig, Config, DataConfig
@@ -86,6 +90,27 @@ def test_twice_gives_the_same_bytes_and_progress_is_told(source, tmp_path):
     assert all((stage, total, total) in told for stage, _, total in told)
     summary = summarise(tmp_path / "one")
     assert summary.events == first.events and summary.most_watched[0].title.startswith("Film ")
+
+
+def test_a_dataset_grows_by_mixed_formats_and_forgets_through_ray(source, tmp_path):
+    told = []
+    logged = tmp_path / "events.parquet"
+    pq.write_table(pa.table({"user_id": ["u1", "new"], "item_id": ["i1", "i95"], "rating": [5.0, 3.0], "time": [1, 2]}), logged)
+    prepare([str(source)], tmp_path / "old", Config(data=DataConfig(**SMALL)), keep_parsed=True)
+    grown = append(
+        tmp_path / "old", [str(logged)], tmp_path / "new", DataConfig(), lambda *row: told.append(row), forget=["u2"]
+    )
+    verify(tmp_path / "new", grown)
+    last = {stage: (done, total) for stage, done, total in told}
+    assert last["scan"] == (4, 4) and last["parse"] == (1, 1) and last["read back"][0] == last["read back"][1] > 3
+    assert (grown.rows_in, grown.users, grown.items) == (12_002, 300, 96)
+    assert grown.rows_in == grown.events + sum(grown.dropped.values()) and grown.dropped["forgotten"] > 10
+    shutil.copytree(tmp_path / "new", tmp_path / "fresh")
+    (tmp_path / "fresh" / "items.parquet").unlink()
+    shutil.rmtree(tmp_path / "old" / "parsed")
+    anew = append(tmp_path / "old", [str(logged)], tmp_path / "fresh", DataConfig(), forget=["u2"], keep_parsed=True)
+    assert anew == grown
+    assert content(tmp_path / "fresh") == content(tmp_path / "new")
 
 
 @pytest.mark.parametrize("split", ["time", "users", "items"])

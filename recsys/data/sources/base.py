@@ -83,6 +83,11 @@ class Source:
     catalogue: Callable[[], pa.Table | None] = field(default=no_catalogue)
 
     @property
+    def files(self) -> tuple[File, ...]:
+        """All files that went in, in the order of the manifest: events, then catalogues."""
+        return (*(event_file.file for event_file in self.events), *self.catalogue_files)
+
+    @property
     def has_valid(self) -> bool:
         """Whether the published split has a validation set of its own."""
         return any(event_file.role == 1 for event_file in self.events)

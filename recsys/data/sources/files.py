@@ -27,11 +27,20 @@ CATALOGUES = ("movies.dat", "movies.csv", "u.item", "sas_to_original_items.txt")
 
 @dataclass(frozen=True)
 class File:
-    """One file. `name` is what messages and the manifest call it; `path` is what opens it, or the archive it is in."""
+    """One file. `name` is what messages and the manifest call it; `path` is what opens it, or the archive it is in.
+
+    part: which of the sources that were joined it belongs to; see joined.py.
+    """
 
     name: str
     path: str
     member: str | None = None
+    part: int = 0
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """What makes it this file and no other, whatever it is called."""
+        return self.path, self.member
 
     @property
     def base(self) -> str:

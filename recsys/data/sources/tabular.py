@@ -44,7 +44,10 @@ def tabular(files: dict[str, File], config: DataConfig) -> Source | None:
     kinds = {file.suffix: file.name for file in shards}
     tables = {suffix: name for suffix, name in kinds.items() if suffix in TABLES}
     if len(tables) > 1:
-        raise DataError(f"{' and '.join(sorted(tables.values()))}: shards of different kinds. Give one kind at a time.")
+        raise DataError(
+            f"{' and '.join(sorted(tables.values()))}: shards of different kinds. Give one kind at a time; "
+            f"recsys prepare --append joins the other to its dataset."
+        )
     chosen = next((suffix for suffix in (*TABLES, *OTHERS) if suffix in kinds), None)
     return _source([file for file in shards if file.suffix == chosen], described, config) if chosen else None
 

@@ -12,6 +12,7 @@ from recsys.data.histories import Pairs
 from recsys.errors import RecsysError
 from recsys.training import hardware, loop
 from recsys.training.hardware import Hardware
+from recsys.training.micro_batch import MicroBatch
 
 
 class Tiny(nn.Module):
@@ -157,7 +158,7 @@ def test_a_batch_gone_through_in_pieces_gives_the_same_update(dense):
     batch = [pairs([0, 1, 2, 3, 1], [0, 1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0, 5.0])]
     whole, pieces = Tiny(dense), Tiny(dense)
     expected = train(whole, batch, clip_norm=0.5)
-    stats = train(pieces, batch, clip_norm=0.5, micro_batch=2)
+    stats = train(pieces, batch, clip_norm=0.5, micro_batch=MicroBatch(2))
     assert (stats.loss, stats.grad_norm) == pytest.approx((expected.loss, expected.grad_norm))
     for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
         torch.testing.assert_close(one, other)

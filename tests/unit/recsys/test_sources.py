@@ -287,6 +287,41 @@ def test_shards_of_different_kinds_are_refused(tmp_path):
     assert "a.csv and" in refusal(write(tmp_path / "in", a__csv=GOOD_CSV, b__tsv="user_id\titem_id\nu\ti\n"))
 
 
+def test_a_table_beside_another_format_is_a_part_and_companions_and_catalogues_are_none(tmp_path):
+    films = write(
+        tmp_path / "ml",
+        ratings__csv="userId,movieId,rating,timestamp\n1,2,3,4\n",
+        movies__csv="movieId,title,genres\n2,Heat (1995),Drama\n",
+        tags__csv="userId,movieId,tag,timestamp\n1,2,good,4\n",
+        links__csv="movieId,imdbId\n2,3\n",
+    )
+    write(tmp_path, events__csv=GOOD_CSV, items__csv="item_id,title,colour\nx,Ran,red\n2,Not Heat,blue\n")
+    assert len(rows_of(source_of(*sorted(films.iterdir())), tmp_path)) == 1
+    for paths in (
+        [films, tmp_path / "events.csv", tmp_path / "items.csv"],
+        [tmp_path / "events.csv", tmp_path / "items.csv", films],
+    ):
+        source = source_of(*paths)
+        assert [row[:2] for row in rows_of(source, tmp_path)] == [("1", "2"), ("ann", "x"), ("bob", "y")]
+        assert [(file.base, file.part) for file in source.files] == [
+            *(("ratings.csv", 0), ("events.csv", 1), ("movies.csv", 0), ("items.csv", 1)),
+        ]
+        items = join_catalogue(pa.array(["2", "x", "y"]), source.catalogue()).to_pylist()
+        assert [(item["title"], item["colour"]) for item in items] == [("Heat (1995)", None), ("Ran", "red"), (None, None)]
+
+
+def test_parts_whose_catalogues_disagree_on_a_type_are_named(tmp_path):
+    films = write(
+        tmp_path / "ml",
+        ratings__csv="userId,movieId,rating,timestamp\n1,2,3,4\n",
+        movies__csv="movieId,title,genres,colour\n2,Heat,,red\n",
+    )
+    events = write(tmp_path / "in", events__csv=GOOD_CSV)
+    pq.write_table(pa.table({"item_id": ["x"], "colour": [7]}), events / "items.parquet")
+    with pytest.raises(DataError, match=r"movies\.csv and .*items\.parquet: a column of both has different types"):
+        source_of(films, events).catalogue()
+
+
 def test_columns_nobody_asked_for_may_share_a_name(tmp_path):
     path = write(tmp_path, events__csv=",x,x,user_id,item_id\n0,1,2,u,i\n") / "events.csv"
     assert rows_of(source_of(path), tmp_path) == [("u", "i", 1.0, 0, 0)]
