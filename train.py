@@ -21,12 +21,16 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="TOML file of settings")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting; may be repeated")
     parser.add_argument("--name", help="name of the run; by default from model, dataset and settings")
+    parser.add_argument(
+        "--from", dest="begin_from", type=Path, metavar="RUN", help="a finished run to begin from, by string ids"
+    )
     options = parser.parse_args()
     config = load_config(options.config, options.set)
     result = train(
         options.dataset,
         config,
         name=options.name,
+        begin_from=options.begin_from,
         on_epoch=lambda row: print(json.dumps(row), flush=True),
         on_note=lambda text: print(text, file=sys.stderr, flush=True),
     )

@@ -157,6 +157,9 @@ def train(
     config: ConfigOption = None,
     set_: SetOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; by default from model, dataset and settings.")] = None,
+    begin_from: Annotated[
+        Path | None, typer.Option("--from", help="A finished run to begin from: rows of the same ids, with their moments.")
+    ] = None,
 ) -> None:
     """Train on Ray, choose the best epoch on validation, measure it on test. The same command resumes."""
     from cluster.trainer import train as fit
@@ -165,7 +168,15 @@ def train(
     view = console.ProgressView(settings.train.epochs, settings.train.metric)
     try:
         with view:
-            result = fit(dataset, settings, name=name, on_epoch=view.epoch, on_step=view.step, on_note=view.note)
+            result = fit(
+                dataset,
+                settings,
+                name=name,
+                on_epoch=view.epoch,
+                on_step=view.step,
+                on_note=view.note,
+                begin_from=begin_from,
+            )
     except KeyboardInterrupt:
         console.err.print("Interrupted. The same command goes on from the last checkpoint.")
         raise

@@ -34,12 +34,16 @@ def run_folder(config: Config, name: str) -> Path:
     return Path(storage).resolve() / name
 
 
-def default_name(manifest: DatasetManifest, config: Config, refit_epochs: int | None = None) -> str:
+def default_name(
+    manifest: DatasetManifest, config: Config, refit_epochs: int | None = None, begun_from: Path | None = None
+) -> str:
     """`<model>-<8 hex>` of what decides the result: the dataset, and every setting but the cluster's.
 
     So the same command finds its own run again, with whatever number of workers.
     """
     decisive = {"dataset": manifest.fingerprint, "refit": refit_epochs, **config.model_dump(mode="json", exclude={"cluster"})}
+    if begun_from is not None:
+        decisive["begun_from"] = begun_from.name
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return f"{config.model.name}-{digest[:8]}"
 
@@ -52,12 +56,20 @@ class Before:
     finished: bool = False
 
 
-def claim(folder: Path, dataset: Path, manifest: DatasetManifest, config: Config, refit_epochs: int | None) -> Before:
+def claim(
+    folder: Path,
+    dataset: Path,
+    manifest: DatasetManifest,
+    config: Config,
+    refit_epochs: int | None,
+    begun_from: Path | None = None,
+) -> Before:
     """Make the run folder and note in it what is trained, or find there what an earlier start of the same has left.
 
     Raises ConfigError with the differences where a run of that name trains something else.
     """
     told = {"dataset": str(dataset), "fingerprint": manifest.fingerprint, "refit_epochs": refit_epochs}
+    told["begun_from"] = str(begun_from) if begun_from else None
     saved = read_json(folder / CONFIG)
     if saved is not None:
         _refuse_another(folder, saved, told, config)
@@ -80,7 +92,12 @@ def claim(folder: Path, dataset: Path, manifest: DatasetManifest, config: Config
 
 def note_hardware(folder: Path, hardware: Mapping[str, Any]) -> None:
     """Add to environment.json what the workers compute with, which only they know."""
-    write_json(folder / ENVIRONMENT, {**(read_json(folder / ENVIRONMENT) or {}), "hardware": hardware})
+    note(folder, {"hardware": hardware})
+
+
+def note(folder: Path, content: Mapping[str, Any]) -> None:
+    """Add to environment.json."""
+    write_json(folder / ENVIRONMENT, {**(read_json(folder / ENVIRONMENT) or {}), **content})
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -155,7 +172,8 @@ def _software() -> dict[str, Any]:
 def _refuse_another(folder: Path, saved: dict[str, Any], told: dict[str, Any], config: Config) -> None:
     from recsys.training.checkpoint import differences  # it loads torch, which looking at runs can do without
 
-    changed = [f"{name}: {saved[name]} → {told[name]}" for name in ("fingerprint", "refit_epochs") if saved[name] != told[name]]
+    decisive = ("fingerprint", "refit_epochs", "begun_from")
+    changed = [f"{name}: {saved.get(name)} → {told[name]}" for name in decisive if saved.get(name) != told[name]]
     changed += differences(saved["config"], config)
     if changed:
         raise ConfigError(

@@ -41,7 +41,7 @@ from recsys.training.negatives import Negatives
 class Task:
     """What the driver tells every worker; paths are absolute, for workers run in folders of their own.
 
-    refit_epochs: train on all segments for so many epochs, without validation.
+    refit_epochs: train on all segments for so many epochs, without validation. begin_from: the folder of a finished run.
     """
 
     dataset: Path
@@ -49,6 +49,7 @@ class Task:
     config: Config
     reader_cpus: float = 1
     refit_epochs: int | None = None
+    begin_from: Path | None = None
 
     @property
     def epochs(self) -> int:

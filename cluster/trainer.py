@@ -13,7 +13,7 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster import interrupts, resuming, runs
+from cluster import interrupts, resuming, runs, warm
 from cluster.session import reader_cpus, session, takes_gpu
 from cluster.share import Task
 from cluster.worker import train_on_worker
@@ -64,6 +64,7 @@ def train(
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     refit_epochs: int | None = None,
+    begin_from: Path | None = None,
 ) -> RunResult:
     """Train on a dataset folder and leave a run folder under `config.cluster.storage`.
 
@@ -71,7 +72,8 @@ def train(
 
     name: of the run; unset: by model, dataset and settings. on_epoch: told each row of metrics.jsonl as it comes.
     on_step: told (epoch, step, steps) now and then. on_note: told what people should know, in words. refit_epochs: train on
-    all segments for so many epochs, measuring nothing.
+    all segments for so many epochs, measuring nothing. begin_from: a finished run, of another dataset as a rule, whose rows of
+    users and items that are in this one, too, are begun with.
     Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or
     RecsysError when training failed more often than `cluster.max_failures`.
     """
@@ -79,11 +81,14 @@ def train(
     dataset = Path(dataset).resolve()
     manifest = read_manifest(dataset)
     _check(manifest, config, dataset)
-    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs))
-    before = runs.claim(folder, dataset, manifest, config, refit_epochs)
+    if begin_from is not None:
+        begin_from = Path(begin_from).resolve()
+        warm.check(begin_from, config)
+    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
+    before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
     if not before.finished:
         with session(config.cluster):
-            task = Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs)
+            task = Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from)
             _run(task, _Watch(folder, before.epochs, on_epoch, on_step, on_note))
     return _result(folder, before, time.monotonic() - began)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray.train
 
-from cluster import resuming, runs, watchdog
+from cluster import resuming, runs, warm, watchdog
 from cluster.keeper import Keeper, Stopped
 from cluster.share import Share, Task
 from recsys.data import schema
@@ -59,6 +59,10 @@ def _resume_or_start(share: Share, model: Any, saved: ray.train.Checkpoint | Non
             checkpoint.load(Path(folder), state)
             if share.leads:
                 resuming.note(share.task.folder, Path(folder), state)
+    elif share.task.begin_from is not None:
+        known = warm.begin(share.task.begin_from, share, state)
+        if share.leads:
+            runs.note(share.task.folder, {"begun_from": str(share.task.begin_from), "known_to_rank_0": known})
     return state
 
 

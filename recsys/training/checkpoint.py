@@ -222,6 +222,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return _read_all(folder, [file], content, None)[file]
 
 
+def read_everything(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The best weights, as `read_weights`, and the latest state of each optimizer (`state_dict`), with all users' rows."""
+    content = read_state(folder)
+    moments = _read_all(folder, [OPTIMIZER_FILE], content, None)[OPTIMIZER_FILE]
+    return read_weights(folder), _put_back(content["optimizers"], moments)
+
+
 def differences(saved: Mapping[str, Any], now: Config) -> list[str]:
     """Settings of the model and of training that a resume must not change, each as `name: then → now`."""
     current = now.model_dump(mode="json")

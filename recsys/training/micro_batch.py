@@ -46,8 +46,8 @@ def search(
 ) -> tuple[int, list[Trial]]:
     """The micro-batch for batches of up to `most` events a worker, and what was tried.
 
-    gradients: makes gradients of so many events and waits for them; clock: in seconds. Sizes double from 256 until memory ends or the rate stops
-    growing for two sizes in a row. Raises RecsysError where memory does not suffice for the smallest.
+    gradients: makes gradients of so many events and waits for them; clock: in seconds. Sizes double from 256 until memory
+    ends or the rate stops growing for two sizes in a row. Raises RecsysError where memory does not suffice for the smallest.
     """
     trials: list[Trial] = []
     for events in _sizes(most):

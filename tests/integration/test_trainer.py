@@ -22,6 +22,7 @@ from cluster.share import Share, Task
 from cluster.trainer import RunResult, train
 from recsys.config import ClusterConfig, Config, load_config
 from recsys.data.dataset import read_manifest
+from recsys.data.histories import Histories
 from recsys.errors import ConfigError, DataError
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
@@ -221,6 +222,43 @@ def test_a_cut_shard_stops_the_run_at_once_as_a_data_error(root, tmp_path):
     victim.write_bytes(victim.read_bytes()[:-50])
     with pytest.raises(DataError, match=r"all-00003\.parquet"):  # started again 1000 times in vain, it would not end
         train(tmp_path / "dataset", settings(root, "cluster.max_failures=1000"), name="cut")
+
+
+def grown(histories: Histories, new_users: int) -> tuple[Histories, list[str], list[str]]:
+    """The same users and items under other numbers, and new users before them: (histories, user ids, item ids)."""
+    more = planted_histories(users=len(histories) + new_users, seed=5)
+    old_rows = histories.item.reshape(len(histories), -1)
+    number_of = np.random.default_rng(0).permutation(80)
+    items = np.concatenate([more.item.reshape(len(more), -1)[:new_users], old_rows])
+    users = [f"new{u}" for u in range(new_users)] + [f"u{u}" for u in range(len(histories))]
+    ids = [f"i{np.flatnonzero(number_of == n)[0]}" for n in range(80)]
+    return replace(more, item=number_of[items].ravel().astype(np.int32)), users, ids
+
+
+def test_a_run_begins_from_an_earlier_one_by_string_ids(root, tmp_path, undisturbed):
+    """What was learnt is there before the first step, under other numbers; new users begin as new ones do."""
+    write_dataset(tmp_path / "old", HISTORIES, shards=6, user_ids=[f"u{u}" for u in range(len(HISTORIES))],
+                  item_ids=[f"i{i}" for i in range(80)])  # fmt: skip
+    histories, users, ids = grown(HISTORIES, new_users=24)
+    write_dataset(tmp_path / "new", histories, shards=5, user_ids=users, item_ids=ids)
+    first = train(tmp_path / "old", settings(root), name="first")
+    barely = ("train.learning_rate=1e-9", "train.epochs=1")
+    warm = train(tmp_path / "new", settings(root, *barely), name="warm", begin_from=first.folder)
+    cold = train(tmp_path / "new", settings(root, *barely), name="cold")
+    assert warm.test["ndcg@10"] > 0.85 * first.test["ndcg@10"] > 2 * cold.test["ndcg@10"]
+    weights, optimizers = checkpoint.read_everything(warm.folder / "best")
+    old, _ = checkpoint.read_everything(first.folder / "best")
+    np.testing.assert_allclose(weights["user_table"][24:], old["user_table"], atol=1e-6)
+    assert optimizers[0]["state"][0]["step"] > rows_of(first.folder)[0]["steps"]
+    told = json.loads((warm.folder / "environment.json").read_text())
+    assert told["known_to_rank_0"]["item"] == 80 and Path(told["begun_from"]) == first.folder
+
+
+def test_a_model_of_other_settings_cannot_be_begun_from(root, dataset, undisturbed):
+    with pytest.raises(ConfigError, match=r"model\.dim: 16 → 24"):
+        train(dataset, settings(root, "model.dim=24"), name="other", begin_from=undisturbed.folder)
+    with pytest.raises(DataError, match="no finished run"):
+        train(dataset, settings(root), name="nowhere", begin_from=root / "nowhere")
 
 
 def test_popularity_goes_the_same_way(root, dataset, undisturbed):

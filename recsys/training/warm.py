@@ -1,0 +1,44 @@
+"""Beginning from what an earlier run learnt: rows of users and items that both know, with their moments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys.training.checkpoint import TrainState
+from recsys.training.loop import bare
+
+
+@torch.no_grad()
+def begin_from(
+    state: TrainState,
+    weights: Mapping[str, Tensor],
+    optimizers: list[dict[str, Any]],
+    places: Mapping[str, Tensor],
+) -> None:
+    """Put an earlier run's rows into a fresh state of the same model; new rows stay as they begin.
+
+    weights, optimizers: as `checkpoint.read_everything` gives them. places: by table ("user", "item"), for each of its rows
+    here [R] int64 the row it has there, -1 for a new one. Whatever is not a table is taken over whole.
+    """
+    model = bare(state.model)
+    tables = model.row_tables()
+    names = {name: next(key for key, p in model.named_parameters() if p is table) for name, table in tables.items()}
+    current = model.state_dict()
+    for key, tensor in weights.items():
+        if key in current and key not in names.values() and current[key].shape == tensor.shape:
+            current[key].copy_(tensor)
+    for number, (name, table) in enumerate(tables.items()):
+        known = torch.nonzero(places[name] >= 0).squeeze(1)
+        there = places[name][known]
+        table[known.to(table.device)] = weights[names[name]][there].to(table.device)
+        _copy_moments(state.optimizers[0].state[table], optimizers[0]["state"][number], known, there)
+
+
+def _copy_moments(now: dict[str, Any], then: Mapping[str, Any], known: Tensor, there: Tensor) -> None:
+    for key, value in then.items():
+        if isinstance(value, Tensor) and key in now:
+            now[key][known.to(now[key].device)] = value[there].to(now[key].device)
+        else:
+            now[key] = value
