@@ -17,7 +17,7 @@ from recsys.config import Config, load_config
 
 METRIC = "ndcg@10"
 # Two-sided 95% quantiles of Student's t by degrees of freedom.
-T95 = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+T95 = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 14: 2.145, 19: 2.093, 29: 2.045}
 
 
 def main() -> None:
