@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test test-faults check bench clean
 
 help:
 	@echo "make demo   data, model, bundle and an HTTP service, in one go (ARGS=\"--no-wait --data FOLDER\")"
 	@echo "make test   every test, on a real local Ray"
+	@echo "make test-faults   breaks trainings on purpose: kills, full disks, hung workers, lost nodes"
 	@echo "make check  ruff, formatting, mypy"
 	@echo "make bench  the benchmarks, into docs/benchmarks/"
 
@@ -26,6 +27,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: setup
+	$(BIN)/python -m pytest -m faults tests/faults $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

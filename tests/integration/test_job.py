@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -82,11 +82,17 @@ def wait_for_jobs(address: str, head: subprocess.Popen) -> None:
     raise AssertionError("the head took no jobs within 90 seconds")
 
 
-def submit(address: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(RAY), "job", "submit", "--address", address, "--working-dir", ".", "--", sys.executable, "train.py"]
-    return subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
+def submit(
+    address: str, environment: dict[str, str], *arguments: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """options: of `ray job submit`."""
+    entry = ["--working-dir", ".", *options, "--", sys.executable, "train.py", *arguments]
+    return ray_job(address, environment, "submit", *entry)
+
+
+def ray_job(address: str, environment: dict[str, str], verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(RAY), "job", verb, "--address", address, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_a_job_trains_on_the_cluster_it_is_in(address, environment, tmp_path):
@@ -104,6 +110,30 @@ def test_a_job_trains_on_the_cluster_it_is_in(address, environment, tmp_path):
     assert [row["epoch"] for row in told[:-1]] == [1, 2]
     assert told[-1]["folder"] == str(tmp_path / "runs" / "job")
     assert json.loads((tmp_path / "runs" / "job" / "result.json").read_text())["test"] == told[-1]["test"]
+
+
+def test_a_stopped_job_leaves_a_checkpoint_and_the_same_job_goes_on(address, environment, tmp_path):
+    write_dataset(tmp_path / "dataset", planted_histories(users=3000), shards=6)
+    sets = ["model.dim=8", "train.epochs=3", "train.batch_size=16", "cluster.readers=1", f"cluster.storage={tmp_path / 'runs'}"]
+    arguments = [str(tmp_path / "dataset"), *[p for s in sets for p in ("--set", s)], "--name", "stopped"]
+    run = tmp_path / "runs" / "stopped"
+    begun = submit(address, environment, *arguments, options=("--no-wait", "--submission-id", "first"))
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    wait_for(lambda: (run / "progress.json").exists())
+    stopped = ray_job(address, environment, "stop", "first")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert not (run / "result.json").exists() and list(run.glob("checkpoint_*/state.json"))
+    again = submit(address, environment, *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert json.loads((run / "resumes.jsonl").read_text())["lost_steps"] <= 8, "the checkpoint was made when asked to stop"
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
 
 
 def test_a_job_that_cannot_be_done_fails_and_says_why(address, environment, tmp_path):
