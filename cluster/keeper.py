@@ -1,5 +1,6 @@
 """What keeps a run's work: checkpoints after epochs and within them, word of how far it is, an ear for being asked to stop."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class Keeper:
         self.folder, self.cluster = share.task.folder, share.config.cluster
         self.saved = self.told = self.asked = time.monotonic()
         self.preempted = False
+        self.unsaid: list[str] = []
         if share.leads:
             _remove_unfinished(self.folder)
 
@@ -65,7 +67,10 @@ class Keeper:
         self.state.history.append(row)
         self._save({"epoch": row["epoch"], **row["metrics"]})
         if self.share.leads:
-            runs.write_rows(self.folder, self.state.history)
+            try:
+                runs.write_rows(self.folder, self.state.history)
+            except OSError as error:  # the next epoch writes them all again
+                self.unsaid.append(f"{runs.METRICS}: not written after epoch {row['epoch']} ({error}). Make room on the disk.")
             tensorboard.write_epoch(self.folder, row)
         (stop,) = collective.any_rank(runs.asked_to_stop(self.folder))
         if stop and row["epoch"] < self.share.task.epochs:
@@ -113,17 +118,18 @@ class Keeper:
         self.saved = time.monotonic()  # not again at the next step
         if self.share.leads:
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            runs.warn(self.folder, f"{name}: not written, the checkpoint before it stays ({error}). Make room on the disk.")
+            self.unsaid.append(f"{name}: not written, the checkpoint before it stays ({error}). Make room on the disk.")
 
     def _tell(self, step: int) -> None:
         """Leave word of how far the epoch is, now and then; the driver looks for it."""
         if (now := time.monotonic()) - self.told >= PROGRESS_SECONDS:
             self.told = now
             content = {"epoch": self.state.epoch + 1, "step": step + 1, "steps": self.epoch.steps, "at": time.time()}
-            try:
+            with contextlib.suppress(OSError):  # a disk that is full: training is worth more than word of it
                 runs.write_json(self.folder / runs.PROGRESS, content)
-            except OSError:  # a disk that is full: training is worth more than word of it
-                return
+                while self.unsaid:
+                    runs.warn(self.folder, self.unsaid[0])
+                    self.unsaid.pop(0)
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The folder of a run: its name, what is in it, and whether it may be gone on with."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -129,9 +128,8 @@ def asked_to_stop(folder: Path) -> bool:
 
 
 def warn(folder: Path, text: str) -> None:
-    """Leave a warning for who watches the run, where there is room for it."""
-    with contextlib.suppress(OSError):
-        add_line(folder / WARNINGS, {"warning": text})
+    """Leave a warning for who watches the run. Raises OSError where there is no room for it."""
+    add_line(folder / WARNINGS, {"warning": text})
 
 
 def add_line(path: Path, content: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ class Training:
         self, dataset: Path, runs: Path, name: str, environment: dict[str, str] | None = None, **settings: Any
     ) -> None:
         """settings: `section__key=value`."""
-        self.run = runs / name
+        self.run, self.broken = runs / name, 0.0
         chosen = SETTINGS | {"cluster.storage": runs} | {key.replace("__", "."): value for key, value in settings.items()}
         sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
         kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -68,6 +68,10 @@ class Training:
             return False
         return (word["epoch"], word["step"]) >= (epoch, step)
 
+    def breaks(self) -> None:
+        """Note when it is broken; what came of it goes to $FAULTS_REPORT, a file of JSON lines, where that is set."""
+        self.broken = time.time()
+
     def workers(self) -> list[psutil.Process]:
         """Its training workers, by rank's age."""
         family = psutil.Process(self.process.pid).children(recursive=True)
@@ -80,7 +84,14 @@ class Training:
     def finish(self, seconds: float = 240) -> "Ended":
         """Its end."""
         out, err = self.process.communicate(timeout=seconds)
-        return Ended(self.process.returncode, out, err, self.run)
+        ended = Ended(self.process.returncode, out, err, self.run)
+        if (report := os.environ.get("FAULTS_REPORT")) and self.broken:
+            resume = next((r for r in ended.resumes() if r["at"] > self.broken), {})
+            recovered = resume["at"] - self.broken if resume else None
+            lost = {name: resume.get(name) for name in ("lost_steps", "lost_seconds")}
+            with Path(report).open("a") as file:
+                file.write(json.dumps({"run": self.run.name, "code": ended.code, "recovered_after": recovered, **lost}) + "\n")
+        return ended
 
     def kill(self) -> None:
         """The driver alone, at once; Ray's processes notice and end by themselves."""
@@ -115,7 +126,8 @@ class Ended:
 
     def resumes(self) -> list[dict[str, Any]]:
         """resumes.jsonl"""
-        return [json.loads(line) for line in (self.run / "resumes.jsonl").read_text().splitlines()]
+        path = self.run / "resumes.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders that are left."""
