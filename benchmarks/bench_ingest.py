@@ -119,7 +119,7 @@ def our_source(folder: Path, manifest: DatasetManifest, options: argparse.Namesp
     """As a training worker reads its shards, where they fit in memory and where they do not."""
     reads = {"readers": options.readers, "prefetch": options.prefetch}
     if holds:
-        return HeldShards(folder / schema.USERS_FOLDER, manifest.user_files, **reads).macro_batches
+        return HeldShards(folder / schema.USERS_FOLDER, manifest.user_files, manifest.user_files, **reads).macro_batches
     return partial(ingest.macro_batches, folder, manifest, **reads)
 
 

@@ -3,11 +3,11 @@
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_END = object()
 _LOOK_SECONDS = 0.1
 
 
@@ -23,17 +23,19 @@ class Ahead(Iterator[T]):
         self._made: queue.Queue[object] = queue.Queue(depth)
         self._closed = threading.Event()
         self._over = False
-        self._thread = threading.Thread(target=self._make, args=(items,), name="ahead", daemon=True)
+        # Not a method of this object: the thread must not keep alive what nobody wants any more.
+        work = (items, self._made, self._closed)
+        self._thread = threading.Thread(target=_make, args=work, name="ahead", daemon=True)
         self._thread.start()
 
     def __next__(self) -> T:
         if self._over:
             raise StopIteration
         made = self._made.get()
-        if made is _END or isinstance(made, _Failed):
+        if isinstance(made, _End):
             self._over = True
             self._thread.join()
-            raise made.error if isinstance(made, _Failed) else StopIteration
+            raise StopIteration if made.error is None else made.error
         return made  # type: ignore[return-value]
 
     def close(self) -> None:
@@ -45,30 +47,33 @@ class Ahead(Iterator[T]):
     def __del__(self) -> None:
         self._closed.set()
 
-    def _make(self, items: Iterable[T]) -> None:
-        iterator = iter(items)
-        last: object = _END
+
+@dataclass
+class _End:
+    error: BaseException | None
+
+
+def _make(items: Iterable[object], made: "queue.Queue[object]", closed: threading.Event) -> None:
+    iterator = iter(items)
+    error: BaseException | None = None
+    try:
         try:
             for item in iterator:
-                if not self._put(item):
+                if not _put(item, made, closed):
                     break
-        except BaseException as error:
-            last = _Failed(error)
         finally:
             if isinstance(iterator, Generator):
                 iterator.close()
-        self._put(last)
-
-    def _put(self, item: object) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._made.put(item, timeout=_LOOK_SECONDS)
-            except queue.Full:
-                continue
-            return True
-        return False
+    except BaseException as raised:
+        error = raised
+    _put(_End(error), made, closed)
 
 
-class _Failed:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+def _put(item: object, made: "queue.Queue[object]", closed: threading.Event) -> bool:
+    while not closed.is_set():
+        try:
+            made.put(item, timeout=_LOOK_SECONDS)
+        except queue.Full:
+            continue
+        return True
+    return False

@@ -1,17 +1,17 @@
 """A worker's shards in its own memory, read once: the macro-batches that Ray Data streams, without its start and its copies."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 
 from cluster import reading
 from recsys.data.dataset import UserFile
 from recsys.data.plan import MacroBatch
+from recsys.training.machine import memory
 
 # An event's item and rating; whole rows hold its time, too. Ids and segment bounds of users come on top.
 PAIR_BYTES, ROW_BYTES, USER_BYTES = 8, 16, 24
@@ -26,15 +26,17 @@ class HeldShards:
         self,
         folder: Path,
         files: Sequence[UserFile],
+        own: Collection[UserFile],
         *,
         readers: int,
         prefetch: int,
         whole_rows: bool = False,
         everything: bool = False,
     ) -> None:
-        """folder: users/ of a dataset; the others as in `ingest.macro_batches`."""
+        """folder: users/ of a dataset; files: all that a plan may name, own: those that are held. Of others' files a worker
+        reads where an epoch was begun by another number of workers. The rest as in `ingest.macro_batches`."""
         self.readers, self.prefetch = readers, prefetch
-        held: reading.Held = {}
+        held = reading.Held(frozenset(file.name for file in own))
         self._read = partial(
             reading.read_macro_batch,
             folder,
@@ -57,7 +59,7 @@ def fit_in_memory(files: Iterable[UserFile], limit: int | None, workers_on_host:
     """Whether a worker may hold these files: at most `limit` bytes, by default its part of a quarter of what is free."""
     needed = sum(file.events * (ROW_BYTES if whole_rows else PAIR_BYTES) + file.rows * USER_BYTES for file in files)
     if limit is None:
-        limit = int(psutil.virtual_memory().available * SHARE_OF_MEMORY / workers_on_host)
+        limit = int(memory().free * SHARE_OF_MEMORY / workers_on_host)
     return needed <= limit
 
 

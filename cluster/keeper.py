@@ -31,14 +31,15 @@ class Stopped(Exception):  # noqa: N818 - not a failure
 class Keeper:
     """Called after each step, on every worker."""
 
-    def __init__(self, share: Share, state: TrainState, alive: Callable[[], None]) -> None:
-        self.share, self.state, self.alive = share, state, alive
+    def __init__(self, share: Share, state: TrainState, saved: ray.train.Checkpoint | None) -> None:
+        """saved: what the run goes on from."""
+        self.share, self.state = share, state
         self.folder, self.cluster = share.task.folder, share.config.cluster
         self.saved = self.told = self.asked = time.monotonic()
         self.preempted = False
         self.unsaid: list[str] = []
         if share.leads:
-            _remove_unfinished(self.folder)
+            _remove_later(self.folder, Path(saved.path).name if saved else "")
 
     def begin(self, epoch: Epoch) -> None:
         """An epoch begins, or goes on."""
@@ -47,7 +48,7 @@ class Keeper:
 
     def __call__(self, step: int, stats: Callable[[], EpochStats]) -> None:
         """step: of the epoch, just taken; stats: of the steps since `begin`; asks all workers."""
-        self.alive()
+        self.share.alive()
         if self.share.leads:
             self._tell(step)
         taken = step + 1 - self.epoch.done
@@ -63,7 +64,7 @@ class Keeper:
 
     def keep(self, row: dict[str, Any]) -> None:
         """An epoch is over: hand its checkpoint to Ray, then tell the row, so that what is told is never lost."""
-        self.alive()
+        self.share.alive()
         self.state.history.append(row)
         self._save({"epoch": row["epoch"], **row["metrics"]})
         if self.share.leads:
@@ -132,8 +133,9 @@ class Keeper:
                     self.unsaid.pop(0)
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """What a worker that died while writing has left: no checkpoint without its last file."""
-    for path in folder.glob(f"{CHECKPOINT}*"):
-        if not (path / checkpoint.STATE_FILE).exists():
+def _remove_later(folder: Path, saved: str) -> None:
+    """Checkpoints after the one that is gone on from: half written, or whole and never told to Ray, which would not remove
+    them. Their names ascend."""
+    for path in folder.glob(f"{CHECKPOINT}*/"):
+        if path.is_dir() and path.name > saved:
             shutil.rmtree(path, ignore_errors=True)

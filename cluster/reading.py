@@ -5,7 +5,7 @@ Ray's reading tasks import this file, so it does without torch, which takes seco
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,10 +23,24 @@ from recsys.errors import DataError
 
 PAIRS = pa.schema([(schema.USER, pa.int32()), (schema.ITEM, pa.int32()), (schema.RATING, pa.float32())])
 ERROR = "error"
-Held = dict[tuple[str, int], pa.Table]
-"""Row groups that stay in memory, by (file, number)."""
 _ROW_COLUMNS = [schema.USER, schema.ITEM, schema.RATING, schema.TIME, schema.VALID_FROM, schema.TEST_FROM]
 _PAIR_COLUMNS = [schema.USER, schema.ITEM, schema.RATING, schema.VALID_FROM]
+
+
+@dataclass
+class Held:
+    """Row groups of some files that stay in memory, by (file, number)."""
+
+    files: frozenset[str]
+    groups: dict[tuple[str, int], pa.Table] = field(default_factory=dict)
+
+    def get(self, key: tuple[str, int], read: Callable[[], pa.Table]) -> pa.Table:
+        """A row group, read if it is not there."""
+        if key[0] not in self.files:
+            return read()
+        if key not in self.groups:
+            self.groups[key] = read().combine_chunks()
+        return self.groups[key]
 
 
 def everything_trains(manifest: DatasetManifest) -> DatasetManifest:
@@ -59,7 +73,7 @@ def read_macro_batch(
     if held is None:
         parts = [read(files[name], groups) for name, groups in _by_file(entry.row_groups)]
     else:
-        parts = [_held(held, (name, group), partial(read, files[name], [group])) for name, group in entry.row_groups]
+        parts = [held.get((name, group), partial(read, files[name], [group])) for name, group in entry.row_groups]
     rows = pa.concat_tables(parts)
     told = [files[name].row_groups[group] for name, group in entry.row_groups]
     places = order([group.rows if whole_rows else group.train_events for group in told], entry.seed, entry.cuts)
@@ -87,12 +101,6 @@ def _from_row(row: dict[str, str]) -> MacroBatch:
     told = json.loads(row["entry"])
     cuts = tuple(Cut(cut["skip"], tuple(cut["groups"])) for cut in told["cuts"])
     return MacroBatch(tuple(map(tuple, told["row_groups"])), told["train_events"], told["seed"], told["rows"], cuts)
-
-
-def _held(held: Held, key: tuple[str, int], read: Callable[[], pa.Table]) -> pa.Table:
-    if key not in held:
-        held[key] = read().combine_chunks()
-    return held[key]
 
 
 def _by_file(row_groups: Sequence[tuple[str, int]]) -> Iterator[tuple[str, list[int]]]:

@@ -12,16 +12,18 @@ from recsys.training.checkpoint import TrainState
 def note(folder: Path, saved: Path, state: TrainState) -> None:
     """Add a line to the run's `resumes.jsonl`."""
     word = runs.read_json(folder / runs.PROGRESS)
-    seconds = max(0.0, word["at"] - checkpoint.read_state(saved)["saved_at"]) if word else 0.0
-    reached = (word["epoch"], word["step"]) if word else (state.epoch + 1, state.step)
-    lost_steps = reached[1] - state.step if reached[0] == state.epoch + 1 else reached[1]
+    reached = (word["epoch"], word["step"]) if word else (0, 0)
+    behind = reached > (state.epoch + 1, state.step)
+    epochs, steps = (reached[0] - state.epoch - 1, reached[1] - state.step) if behind else (0, 0)
+    seconds = max(0.0, word["at"] - checkpoint.read_state(saved)["saved_at"]) if word and behind else 0.0
+    (folder / runs.PROGRESS).unlink(missing_ok=True)  # told once
     runs.add_line(
         folder / runs.RESUMES,
         {
             "at": time.time(),
             "epoch": state.epoch + 1,
             "step": state.step,
-            "lost_steps": max(0, lost_steps),
+            "lost_steps": steps + epochs * (word["steps"] if word else 0),
             "lost_seconds": round(seconds, 2),
         },
     )

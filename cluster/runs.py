@@ -1,5 +1,6 @@
 """The folder of a run: its name, what is in it, and whether it may be gone on with."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -139,9 +140,13 @@ def add_line(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of JSON; one that is just being written is left for later."""
+    """Whole lines of JSON. One that is just being written is left for later; one that a full disk has cut is passed over."""
     text = path.read_text("utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    found = []
+    for line in text.splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            found += [json.loads(line)] if line.endswith("\n") else []
+    return found
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

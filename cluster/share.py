@@ -34,7 +34,6 @@ from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare, try_gradients
-from recsys.training.negatives import Negatives
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ class Share:
         self.validates = not self.refits and self.manifest.segments[schema.VALID] > 0
         self.tests = not self.refits and self.manifest.segments[schema.TEST] > 0
         self.planned = reading.everything_trains(self.manifest) if self.refits else self.manifest
+        self.alive: Callable[[], None] = lambda: None
         self._begun: tuple[tuple[int, tuple[Leg, ...]], Epoch] | None = None
 
     @cached_property
@@ -119,13 +119,13 @@ class Share:
     def _search_micro_batch(self, state: TrainState) -> int:
         most = -(-self.config.train.batch_size // self.world)
         model, hard = bare(state.model), self.hardware
-        work = [hard.device.type, hard.precision, hard.threads, most, self.catalogue.items, platform.node()]
-        key, memory = json.dumps([*work, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
+        told = [hard.device.type, hard.precision, hard.threads, most, self.catalogue.items, platform.node()]
+        key, memory = json.dumps([*told, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
         if (found := micro_batch.remembered(memory, key)) is not None:
             return found
         users = state.owned.ranges[0] if state.owned is not None else (0, self.manifest.users)
-        negatives = Negatives(self.config.model, self.catalogue.item_counts, self.config.train.seed)
-        found, trials = micro_batch.search(try_gradients(model, hard, users, self.catalogue.items, negatives), most)
+        work = try_gradients(model, hard, users, self.catalogue.items, self.config.model.negatives)
+        found, trials = micro_batch.search(work, most)
         runs.note_hardware(self.task.folder, self.described() | {"micro_batch_trials": [asdict(trial) for trial in trials]})
         micro_batch.remember(memory, key, found)
         return found
@@ -201,7 +201,7 @@ class Share:
         reads: dict[str, Any] = {"readers": cluster.readers, "prefetch": cluster.prefetch, "whole_rows": whole_rows}
         reads["everything"] = self.refits
         if fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows):
-            held = HeldShards(self.task.dataset / schema.USERS_FOLDER, self.files, **reads)
+            held = HeldShards(self.task.dataset / schema.USERS_FOLDER, self.planned.user_files, self.files, **reads)
             return "memory", held.macro_batches
         return "files", partial(
             ingest.macro_batches, self.task.dataset, self.planned, reader_cpus=self.task.reader_cpus, **reads
@@ -215,6 +215,7 @@ class Share:
             vectors = self._folded_in(model) if file.role in (schema.VALID, schema.TEST) else None
             for histories in reading.stream_histories(self.task.dataset, file):
                 sums = sums + self._rank(model, histories, segment, vectors)
+                self.alive()
         return sums.over_ranks()
 
     def _rank(self, model: Any, histories: Histories, segment: str, vectors: Any = None) -> RankingSums:

@@ -37,8 +37,10 @@ def watching(folder: Path, rank: int, seconds: float) -> Iterator[Callable[[], N
 
 
 def _end(stacks: Path, seconds: float) -> None:
-    with stacks.open("w") as file:
-        file.write(f"No step for {seconds:g} seconds (cluster.stall_seconds).\n")
-        file.flush()
-        faulthandler.dump_traceback(file)
-    os._exit(EXIT_CODE)
+    try:
+        with stacks.open("w") as file:
+            file.write(f"No step for {seconds:g} seconds (cluster.stall_seconds).\n")
+            file.flush()
+            faulthandler.dump_traceback(file)
+    finally:  # whether or not the disk has room for them
+        os._exit(EXIT_CODE)

@@ -1,5 +1,6 @@
 """What each training worker does, from the first epoch to the result: train, evaluate, checkpoint, report."""
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -27,7 +28,8 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     """
     share = Share(settings["task"])
     if share.leads:
-        runs.note_hardware(share.task.folder, share.described())
+        with contextlib.suppress(OSError):  # a full disk: training is worth more than a note
+            runs.note_hardware(share.task.folder, share.described())
     saved = ray.train.get_checkpoint()
     if saved is None and share.batch is not None:
         share.begin(0, (), share.batch)
@@ -37,8 +39,8 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         return
     state = _resume_or_start(share, model, saved)
     share.find_micro_batch(state)
-    with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as alive:
-        keeper = Keeper(share, state, alive)
+    with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as share.alive:
+        keeper = Keeper(share, state, saved)
         try:
             while not _is_over(share.task, state):
                 keeper.keep(_run_epoch(share, state, keeper))
@@ -46,7 +48,6 @@ def train_on_worker(settings: dict[str, Any]) -> None:
             return
         finally:
             share.close()
-        alive()
         state.restore_best()
         _finish(share, bare(state.model), state)
 
@@ -58,7 +59,8 @@ def _resume_or_start(share: Share, model: Any, saved: ray.train.Checkpoint | Non
         with saved.as_directory() as folder:
             checkpoint.load(Path(folder), state)
             if share.leads:
-                resuming.note(share.task.folder, Path(folder), state)
+                with contextlib.suppress(OSError):
+                    resuming.note(share.task.folder, Path(folder), state)
     elif share.task.begin_from is not None:
         known = warm.begin(share.task.begin_from, share, state)
         if share.leads:
@@ -91,20 +93,21 @@ def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dic
     learns_order = config.model.loss != "mse"
     if keeper is not None:
         keeper.begin(epoch)
-    stats = train_epoch(
-        state.model,
-        epoch.batches,
-        state.optimizers,
-        hardware=share.hardware,
-        scaler=state.scaler,
-        negatives=Negatives(config.model, share.catalogue.item_counts, config.train.seed) if learns_order else None,
-        clip_norm=config.train.clip_norm,
-        epoch=number,
-        first_step=epoch.done,
-        micro_batch=state.micro_batch,
-        seed=config.train.seed,
-        on_step=keeper,
-    )
+    with contextlib.closing(epoch.parts):
+        stats = train_epoch(
+            state.model,
+            epoch.batches,
+            state.optimizers,
+            hardware=share.hardware,
+            scaler=state.scaler,
+            negatives=Negatives(config.model, share.catalogue.item_counts, config.train.seed) if learns_order else None,
+            clip_norm=config.train.clip_norm,
+            epoch=number,
+            first_step=epoch.done,
+            micro_batch=state.micro_batch,
+            seed=config.train.seed,
+            on_step=keeper,
+        )
     stats = stats if before is None else before + stats
     return {
         "epoch": number + 1,
@@ -132,6 +135,7 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     test = share.evaluate(model, schema.TEST) if share.tests else None
     folder = share.task.folder
     if state is not None:
+        share.alive()
         _save_best(folder, state)
     if not share.leads:
         return

@@ -39,7 +39,7 @@ class MF(nn.Module):
         # Of uniform negatives all are equally likely, and the correction would cancel.
         self.corrects = config.logq and config.negative_source != "uniform"
         self.mean_rating = float(catalogue.mean_rating)
-        self.owned = catalogue.owned or UserRanges.of([(0, catalogue.users)])
+        self.owned = UserRanges.of([(0, catalogue.users)]) if catalogue.owned is None else catalogue.owned
         self.row_of_user = RowOfUser(self.owned)
         self.user_table = nn.Parameter(self._initial_users(self.owned, seed))
         self.item_table = nn.Parameter(self._initial(catalogue.items, seed_of(seed, "items"), bias=True))

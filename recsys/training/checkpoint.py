@@ -118,7 +118,6 @@ def save(folder: Path, state: TrainState) -> None:
 
     All workers call it, with a folder that all of them see. Raises OSError on all of them if one could not write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     optimizers = _take_out([optimizer.state_dict() for optimizer in state.optimizers], tensors)
     weights = state.weights()
@@ -129,6 +128,7 @@ def save(folder: Path, state: TrainState) -> None:
         files[BEST_FILE] = state.best
     of_users |= {name for name, tensor in tensors.items() if state.is_of_users(tensor)}
     with _together(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         if (owned := state.owned) is not None:
             rows = {(file, name): t for file, content in files.items() for name, t in content.items() if name in of_users}
             user_parts.write(folder, owned, rows)
@@ -136,9 +136,12 @@ def save(folder: Path, state: TrainState) -> None:
             (folder / STATE_FILE).unlink(missing_ok=True)
             for file, content in files.items():
                 _write(folder / file, {name: tensor for name, tensor in content.items() if name not in of_users})
-    if collective.rank() == 0:
-        content = _state(state, optimizers, best_elsewhere)
-        (folder / STATE_FILE).write_text(json.dumps(content, indent=1, allow_nan=False))
+    with _together(folder):
+        if collective.rank() == 0:
+            content = _state(state, optimizers, best_elsewhere)
+            staged = folder / f".{STATE_FILE}"
+            staged.write_text(json.dumps(content, indent=1, allow_nan=False))
+            staged.replace(folder / STATE_FILE)
 
 
 @contextmanager
@@ -242,6 +245,10 @@ def differences(saved: Mapping[str, Any], now: Config) -> list[str]:
 
 def _refuse_another(content: dict[str, Any], state: TrainState, folder: Path) -> None:
     changed = differences(content["config"], state.config)
+    if content["legs"]:  # what is left of an epoch can only be told from the plan it was begun by
+        now = state.config.model_dump(mode="json")["cluster"]
+        saved = content["config"]["cluster"]
+        changed += [f"cluster.{n}: {saved[n]} → {now[n]}" for n in ("window_events", "mix_shards") if saved[n] != now[n]]
     if content["dataset"] != state.dataset:
         changed.insert(0, f"dataset: {content['dataset']} → {state.dataset}")
     if changed:

@@ -83,7 +83,8 @@ def distribute(model: nn.Module) -> nn.Module:
     # DDP knows a parameter of the outermost module as "name" in one place and as ".name" in another.
     both = [*ignored, *(f".{name}" for name in ignored)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, both)
-    wrapped = DistributedDataParallel(model)
+    # Every rank builds the same parameters from the seed; buffers tell each rank where its own users' rows are.
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False, init_sync=False)
     wrapped.register_comm_hook(None, _sum_gradients)
     return wrapped
 
@@ -161,10 +162,7 @@ class _Epoch:
 
     def step(self, batch: Any, where: str) -> None:
         """One update of the parameters."""
-        try:
-            loss = self._gradients(batch)
-        except torch.OutOfMemoryError:
-            loss = self._gradients_in_less_memory(batch, where)
+        loss = self._gradients_within_memory(batch, where)
         rows.exchange(bare(self.model).row_tables())
         norm = gradient_norm(self.model) / self.scaler.get_scale()
         self._tame(norm)
@@ -191,19 +189,22 @@ class _Epoch:
         detached: Tensor = loss.detach()
         return detached
 
-    def _gradients_in_less_memory(self, batch: Any, where: str) -> Tensor:
-        """Once more with half the micro-batch."""
-        before = self.micro_batch.events or len(batch)
-        self.micro_batch.halve(len(batch))
-        self.hardware.free_memory()
-        try:
-            return self._gradients(batch)
-        except torch.OutOfMemoryError as error:
-            now = self.micro_batch.events or 1
-            raise RecsysError(
-                f"{where}: out of memory with {before:,} events at once, and again with {now:,} ({error}). "
-                f"Set train.micro_batch={max(1, now // 4)}, or fewer model.negatives, or a smaller model.dim."
-            ) from None
+    def _gradients_within_memory(self, batch: Any, where: str) -> Tensor:
+        """Once more with half the micro-batch where memory ran out. After the `except`, whose traceback holds what was made."""
+        before, refusal = self.micro_batch.events or len(batch), ""
+        for _ in range(2):
+            try:
+                return self._gradients(batch)
+            except torch.OutOfMemoryError as error:
+                refusal = str(error)
+            tried = self.micro_batch.events or len(batch)
+            self.micro_batch.halve(len(batch))
+            self.model.zero_grad(set_to_none=True)
+            self.hardware.free_memory()
+        raise RecsysError(
+            f"{where}: out of memory with {before:,} events at once, and again with {tried:,} ({refusal}). "
+            f"Set train.micro_batch={max(1, tried // 4)}, or fewer model.negatives, or a smaller model.dim."
+        )
 
     def _tame(self, norm: Tensor) -> None:
         """Clip the gradients; where some worker's overflowed, spoil all workers', so that all of them skip the step."""
@@ -247,18 +248,20 @@ class _Epoch:
 
 
 def try_gradients(
-    model: nn.Module, hardware: Hardware, users: tuple[int, int], items: int, negatives: Negatives
+    model: nn.Module, hardware: Hardware, users: tuple[int, int], items: int, negatives: int
 ) -> Callable[[int], None]:
     """For `micro_batch.search`: makes gradients of so many random events, and throws them away.
 
-    users: first and behind the last of a range the model has rows for; model: not in DDP, as only one worker tries.
+    users: first and behind the last of a range the model has rows for; negatives: how many. Asks no other worker, so that one
+    may try alone; for the same reason the model must not be in DDP.
     """
     generator = torch.Generator().manual_seed(0)
 
     def gradients(events: int) -> None:
         ranges = (users, (0, items))
         user, item = (torch.randint(*ends, (events,), generator=generator).to(hardware.device) for ends in ranges)
-        batch = Pairs(user, item, torch.ones(events, device=hardware.device), negatives.draw(0, 0, item), events)
+        drawn = torch.randint(items, (negatives,), generator=generator).to(hardware.device)
+        batch = Pairs(user, item, torch.ones(events, device=hardware.device), drawn, events)
         with hardware.autocast():
             loss = model(batch)
         loss.backward()

@@ -39,7 +39,8 @@ def read(folder: Path, parts: int, owned: UserRanges | None, files: Sequence[str
     found: dict[tuple[str, str], Tensor] = {}
     try:
         held = [_ranges(folder / part_file(part, parts)) for part in range(parts)]
-        owned = owned or UserRanges.of([(first, last) for ranges in held for first, last in ranges.ranges])
+        if owned is None:
+            owned = UserRanges.of([(first, last) for ranges in held for first, last in ranges.ranges])
         covered = 0
         for part, ranges in enumerate(held):
             slices = list(_overlaps(ranges, owned))

@@ -38,7 +38,9 @@ def begin_from(
 
 def _copy_moments(now: dict[str, Any], then: Mapping[str, Any], known: Tensor, there: Tensor) -> None:
     for key, value in then.items():
-        if isinstance(value, Tensor) and key in now:
+        if key not in now:  # of another optimizer
+            continue
+        if isinstance(value, Tensor):
             now[key][known.to(now[key].device)] = value[there].to(now[key].device)
         else:
             now[key] = value

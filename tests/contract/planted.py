@@ -69,7 +69,7 @@ def owned_by(rank: int, world_size: int) -> UserRanges:
 
 def users_of(owned: UserRanges) -> np.ndarray:
     """[owned] their numbers."""
-    return np.concatenate([np.arange(first, last) for first, last in owned.ranges])
+    return np.concatenate([np.zeros(0, int), *(np.arange(first, last) for first, last in owned.ranges)])
 
 
 def start(
@@ -77,7 +77,7 @@ def start(
 ) -> checkpoint.TrainState:
     """The state before the first epoch, with the rows of all users or of those owned."""
     chosen = hardware.choose(config.train, device=torch.device("cpu"))
-    catalogue = replace(world.catalogue, owned=owned or owned_by(0, 1))
+    catalogue = replace(world.catalogue, owned=owned_by(0, 1) if owned is None else owned)
     return checkpoint.start(build(config.model, catalogue, seed), config, dataset, chosen)
 
 

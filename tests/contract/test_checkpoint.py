@@ -10,6 +10,7 @@ from recsys.config import Config, TrainConfig
 from recsys.data.plan import Leg
 from recsys.errors import ConfigError, RecsysError
 from recsys.models import PERSONALISED
+from recsys.models.owned import UserRanges
 from recsys.training import checkpoint
 from recsys.training.loop import EpochStats
 from recsys.training.stopping import EarlyStopping
@@ -121,6 +122,36 @@ def test_another_run_is_refused_with_the_difference(tmp_path, world, now, datase
         content[section] |= values
     with pytest.raises(ConfigError, match=difference):
         checkpoint.load(tmp_path, planted.start(world, Config.model_validate(content), dataset=dataset))
+
+
+def test_within_an_epoch_the_window_must_stay_since_what_is_left_is_told_from_it(tmp_path, world):
+    config = planted.config_of()
+    content = config.model_dump()
+    content["cluster"]["window_events"] = 7
+    other = Config.model_validate(content)
+    state = planted.start(world, config)
+    checkpoint.save(tmp_path / "between", state)
+    checkpoint.load(tmp_path / "between", planted.start(world, other))
+    state.legs = [Leg(1, 4)]
+    checkpoint.save(tmp_path / "within", state)
+    with pytest.raises(ConfigError, match=r"cluster\.window_events: 1048576 → 7"):
+        checkpoint.load(tmp_path / "within", planted.start(world, other))
+
+
+def test_a_worker_without_users_leaves_an_empty_part(tmp_path, world):
+    """More workers than shards: he must not write rows that are others'."""
+    state = planted.start(world, planted.config_of(), owned=UserRanges.of([]))
+    assert state.weights()["user_table"].shape[0] == 0
+    checkpoint.save(tmp_path, state)
+    assert checkpoint.read_weights(tmp_path)["user_table"].shape[0] == 0
+    with pytest.raises(RecsysError, match="rows of 0 of 300 users"):
+        checkpoint.load(tmp_path, planted.start(world, planted.config_of()))
+
+
+def test_what_cannot_be_written_is_an_oserror_and_no_checkpoint(tmp_path, world):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="not every worker could write"):
+        checkpoint.save(tmp_path / "file", planted.start(world, planted.config_of()))
 
 
 def test_what_does_not_change_the_model_may_differ(tmp_path, world):

@@ -131,4 +131,4 @@ class Ended:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders that are left."""
-        return sorted(self.run.glob("checkpoint_*"))
+        return sorted(path for path in self.run.glob("checkpoint_*") if path.is_dir())

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
 from tests.faults.runner import Ended, Training
 
@@ -114,6 +115,19 @@ def test_t5_asked_to_stop_it_leaves_a_checkpoint_within_the_grace_period(root, u
     assert again.resumes()[-1]["lost_steps"] <= 8, "a checkpoint was written just in time"
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 3), (3, 1)])
+def test_another_number_of_workers_goes_on_within_the_epoch(root, undisturbed, before, after):
+    """Every event is used once, whoever began; the end is as good, though not the same bits."""
+    first = start(root, f"from-{before}-to-{after}", cluster__num_workers=before)
+    first.wait_until(lambda: first.is_at(2, 250))
+    first.process.send_signal(signal.SIGTERM)
+    assert first.finish().code == 143
+    ended = start(root, f"from-{before}-to-{after}", cluster__num_workers=after).finish()
+    assert [row["events"] for row in ended.rows()] == [row["events"] for row in undisturbed.rows()]
+    assert (ended.rows()[0]["workers"], ended.rows()[-1]["workers"]) == (before, after)
+    assert ended.result["test"]["ndcg@10"] == pytest.approx(undisturbed.result["test"]["ndcg@10"], rel=0.05)
+
+
 def test_t6_a_full_disk_keeps_the_checkpoint_before_and_the_run_goes_on(root, undisturbed, small_disk):
     training = Training(root / "dataset", small_disk / "runs", "t6")
     training.wait_until(lambda: training.is_at(1, 250))
@@ -129,16 +143,10 @@ def test_t6_a_full_disk_keeps_the_checkpoint_before_and_the_run_goes_on(root, un
 
 
 def test_t7_a_loss_that_is_no_number_stops_at_once_and_leaves_the_last_finite_checkpoint(root):
-    ended = start(root, "t7", train__learning_rate="1e30", train__optimizer="adagrad").finish()
+    ended = start(root, "t7", train__learning_rate="1e30", train__optimizer="adagrad", cluster__checkpoint_steps=1).finish()
     assert ended.code == 5 and "learning_rate" in ended.err
-    for folder in ended.checkpoints():
-        assert all(tensor.isfinite().all() for tensor in torch_weights(folder).values())
-
-
-def torch_weights(folder: Path) -> dict[str, torch.Tensor]:
-    from recsys.training import checkpoint
-
-    return checkpoint.read_weights(folder)
+    last = ended.checkpoints()[-1]
+    assert all(tensor.isfinite().all() for tensor in checkpoint.read_weights(last).values())
 
 
 def test_t9_a_hung_rank_is_noticed_and_the_group_started_again(root, undisturbed):

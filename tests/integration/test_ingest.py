@@ -109,7 +109,7 @@ def test_epochs_from_memory_are_those_that_ray_data_streams(dataset, whole_rows,
     folder, manifest = dataset
     planned = reading.everything_trains(manifest) if everything else manifest
     reads = {"readers": 2, "prefetch": 1, "whole_rows": whole_rows, "everything": everything}
-    held = HeldShards(folder / "users", planned.user_files, **reads)
+    held = HeldShards(folder / "users", planned.user_files, planned.user_files, **reads)
     for epoch in range(2):
         entries = plan_of(planned, 1, epoch).ranks[0]
         streamed = list(ingest.macro_batches(folder, planned, entries, **reads))
@@ -127,7 +127,7 @@ def test_shards_are_held_where_they_fit(dataset):
 def test_an_altered_file_stops_the_epoch_that_would_read_it_into_memory(tmp_path):
     folder = tmp_path / "dataset"
     manifest = write_dataset(folder, HISTORIES, shards=3)
-    held = HeldShards(folder / "users", manifest.user_files, readers=2, prefetch=1)
+    held = HeldShards(folder / "users", manifest.user_files, manifest.user_files, readers=2, prefetch=1)
     (folder / "users" / "all-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"all-00001\.parquet: missing"):
         list(held.macro_batches(plan_of(manifest, 1).ranks[0]))

@@ -1,4 +1,4 @@
-"""The micro-batch is found by trying: planted speeds and memories, and the real gradients."""
+"""The micro-batch is found by trying: planted speeds and memories."""
 
 import pytest
 import torch
