@@ -10,6 +10,7 @@ split by user, and a train.metric at one of train.metric_ks.
 import argparse
 import json
 import operator
+import os
 import time
 from collections.abc import Iterator
 from functools import partial, reduce
@@ -60,7 +61,7 @@ def train(dataset: Path, out: Path, config: Config) -> dict[str, Any]:
         dataset / schema.USERS_FOLDER,
         manifest.user_files,
         manifest.user_files,
-        readers=config.cluster.readers,
+        readers=config.cluster.readers_on(os.cpu_count() or 1),
         prefetch=config.cluster.prefetch,
     )
     rank = partial(ranked, dataset, manifest, model, catalogue, config)

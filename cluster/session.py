@@ -114,7 +114,8 @@ def _knock(address: str) -> None:
 
 def _local_resources(config: ClusterConfig, workers: int) -> dict[str, Any]:
     # Logical CPUs need not be cores: workers reserve theirs first, and Ray Data must find some left.
-    needed = math.ceil(workers * config.cpus_per_worker) + config.readers + 2
+    readers = config.readers_on((os.cpu_count() or 1) // workers)
+    needed = math.ceil(workers * config.cpus_per_worker) + readers + 2
     return {
         "num_cpus": max(needed, os.cpu_count() or 1),
         "object_store_memory": config.object_store_bytes,

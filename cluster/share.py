@@ -198,8 +198,8 @@ class Share:
     def source(self, whole_rows: bool) -> tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]:
         """Where this worker's epochs come from, and what reads them: its memory where its shards fit, else Ray Data."""
         cluster = self.config.cluster
-        reads: dict[str, Any] = {"readers": cluster.readers, "prefetch": cluster.prefetch, "whole_rows": whole_rows}
-        reads["everything"] = self.refits
+        reads: dict[str, Any] = {"whole_rows": whole_rows, "everything": self.refits}
+        reads |= {"readers": cluster.readers_on(self.hardware.threads), "prefetch": cluster.prefetch}
         if fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows):
             held = HeldShards(self.task.dataset / schema.USERS_FOLDER, self.planned.user_files, self.files, **reads)
             return "memory", held.macro_batches

@@ -180,8 +180,9 @@ class ClusterConfig(Section):
     """Shuffle window: events in a macro-batch, permuted together."""
     mix_shards: int = Field(8, ge=1)
     """Shards that a macro-batch mixes at least."""
-    readers: int = Field(2, ge=1)
-    """Tasks a worker reads macro-batches with: of Ray Data, or threads where its shards fit in memory."""
+    readers: int | None = Field(None, ge=1)
+    """Tasks a worker reads macro-batches with: of Ray Data, or threads where its shards fit in memory. Unset: its share of the
+    cores, at least 2 and at most 8."""
     prefetch: int = Field(2, ge=0)
     """Macro-batches read ahead."""
     hold_bytes: int | None = Field(None, ge=0)
@@ -202,6 +203,10 @@ class ClusterConfig(Section):
         if self.least_workers > self.most_workers:
             raise ValueError(f"num_workers: least before most, not {self.num_workers}")
         return self
+
+    def readers_on(self, cores: int) -> int:
+        """How many readers a worker with so many cores has."""
+        return self.readers or max(2, min(8, cores))
 
     @property
     def least_workers(self) -> int:

@@ -1,7 +1,5 @@
 """What this machine computes with: device, arithmetic, threads. Found by looking and measuring, not by name."""
 
-import os
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -11,14 +9,12 @@ import torch.distributed as dist
 
 from recsys.config import TrainConfig
 from recsys.training import collective
+from recsys.training.machine import gemm_seconds, processor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # bf16 must win clearly on a CPU: it costs three decimal digits.
 CLEARLY = 1.15
-
-# Floating-point operations of the product that `gemm_seconds` times.
-GEMM_FLOP = 2 * 1024 * 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def choose(config: TrainConfig, *, device: torch.device | None = None, workers_o
     workers_on_host: training workers that share this host's cores.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // workers_on_host)
+    threads = config.threads or max(1, int(processor().usable_cores) // workers_on_host)
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
@@ -81,27 +77,6 @@ def fastest(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     fp32, bf16 = gemm_seconds(torch.float32, torch.bfloat16)
     return torch.bfloat16 if fp32 > CLEARLY * bf16 else torch.float32
-
-
-def gemm_seconds(*dtypes: torch.dtype, repeats: int = 15) -> list[float]:
-    """Seconds of a product as the softmax loss makes it, 1024 users × 64 by 64 × 1024 negatives: the best of some.
-
-    By one thread, and in turn: the answer decides what a run computes, so a busy machine must not change it.
-    """
-    pairs = [(torch.ones(1024, 64, dtype=dtype), torch.ones(64, 1024, dtype=dtype)) for dtype in dtypes]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rounds = [[_seconds(*pair) for pair in pairs] for _ in range(repeats)]
-    finally:
-        torch.set_num_threads(threads)
-    return [min(times) for times in zip(*rounds, strict=True)]
-
-
-def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
-    start = time.perf_counter()
-    left @ right
-    return time.perf_counter() - start
 
 
 def _agreed(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import psutil
 import torch
 
-from recsys.training.hardware import GEMM_FLOP, gemm_seconds
-
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 # Flags of /proc/cpuinfo that mean products of bf16 in hardware: two of x86, two of arm.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16", "svebf16")
+
+# Floating-point operations of the product that `gemm_seconds` times.
+GEMM_FLOP = 2 * 1024 * 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -179,3 +181,24 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def gemm_seconds(*dtypes: torch.dtype, repeats: int = 15) -> list[float]:
+    """Seconds of a product as the softmax loss makes it, 1024 users × 64 by 64 × 1024 negatives: the best of some.
+
+    By one thread, and in turn: the answer decides what a run computes, so a busy machine must not change it.
+    """
+    pairs = [(torch.ones(1024, 64, dtype=dtype), torch.ones(64, 1024, dtype=dtype)) for dtype in dtypes]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rounds = [[_seconds(*pair) for pair in pairs] for _ in range(repeats)]
+    finally:
+        torch.set_num_threads(threads)
+    return [min(times) for times in zip(*rounds, strict=True)]
+
+
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    start = time.perf_counter()
+    left @ right
+    return time.perf_counter() - start

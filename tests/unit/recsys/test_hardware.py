@@ -51,7 +51,7 @@ def test_what_is_asked_for_is_taken(precision):
 
 
 def test_threads_are_the_workers_share_of_the_cores(monkeypatch):
-    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     assert hardware.choose(TrainConfig(precision="fp32"), device=CPU, workers_on_host=4).threads == 2
     assert torch.get_num_threads() == 2
     assert hardware.choose(TrainConfig(precision="fp32"), device=CPU, workers_on_host=16).threads == 1
