@@ -102,8 +102,9 @@ def describe(options: argparse.Namespace, figures: dict[str, Any]) -> str:
     rows = [(seed, *(round(run[name], 4) for name in columns)) for seed, run in enumerate(figures["runs"])]
     return f"""
 `python benchmarks/bench_warm.py` leaves out the latest {options.held_back:.0%} of each user's events of
-`{Path(options.source).name}`, trains on the rest, then on all of it: from scratch, and as `recsys train --from` does. is the best validation {METRIC} from scratch; epochs and seconds of training are until it is reached, or all of them where it
-is not. The earlier run's own time is not counted.
+`{Path(options.source).name}`, trains on the rest, then on all of it: from scratch, and as `recsys train --from` does.
+The goal is the best validation {METRIC} from scratch; epochs and seconds of training are until it is reached, or all of them
+where it is not. The earlier run's own time is not counted.
 
 {table(("seed", *columns), rows)}
 
