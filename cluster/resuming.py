@@ -10,7 +10,7 @@ from recsys.training.checkpoint import TrainState
 
 
 def note(folder: Path, saved: Path, state: TrainState) -> None:
-    """Add a line to the run's `resumes.jsonl`."""
+    """Add a line to the run's `resumes.jsonl`: lost, work to do again; down, from the last word to now."""
     word = runs.read_json(folder / runs.PROGRESS)
     reached = (word["epoch"], word["step"]) if word else (0, 0)
     behind = reached > (state.epoch + 1, state.step)
@@ -25,6 +25,7 @@ def note(folder: Path, saved: Path, state: TrainState) -> None:
             "step": state.step,
             "lost_steps": steps + epochs * (word["steps"] if word else 0),
             "lost_seconds": round(seconds, 2),
+            "down_seconds": round(time.time() - word["at"], 2) if word else None,
         },
     )
 

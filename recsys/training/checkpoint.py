@@ -141,6 +141,7 @@ def save(folder: Path, state: TrainState) -> None:
             content = _state(state, optimizers, best_elsewhere)
             staged = folder / f".{STATE_FILE}"
             staged.write_text(json.dumps(content, indent=1, allow_nan=False))
+            user_parts.to_disk(staged)
             staged.replace(folder / STATE_FILE)
 
 
@@ -294,6 +295,7 @@ def _put_back(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    user_parts.to_disk(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

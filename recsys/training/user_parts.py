@@ -4,6 +4,7 @@ users-<rank>-of-<workers>.safetensors holds `ranges` [R, 2] and, for each table,
 are `<file they belong to>/<name>`.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,15 @@ def write(folder: Path, owned: UserRanges, rows: dict[tuple[str, str], Tensor]) 
     """This worker's part. rows: by (file, name), each [users owned, …]."""
     tensors = {f"{file}/{name}": tensor.detach().cpu().contiguous() for (file, name), tensor in rows.items()}
     tensors[RANGES] = torch.tensor(owned.ranges, dtype=torch.int64).reshape(-1, 2)
-    save_file(tensors, folder / part_file(collective.rank(), collective.world_size()))
+    path = folder / part_file(collective.rank(), collective.world_size())
+    save_file(tensors, path)
+    to_disk(path)
+
+
+def to_disk(path: Path) -> None:
+    """Have a file outlive a loss of power."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def read(folder: Path, parts: int, owned: UserRanges | None, files: Sequence[str]) -> dict[tuple[str, str], Tensor]:

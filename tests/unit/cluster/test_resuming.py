@@ -35,6 +35,7 @@ def noted(folder: Path, progress: dict | None, epoch: int, step: int, saved_at: 
 def test_lost_is_what_lies_between_the_checkpoint_and_the_last_word(tmp_path, progress, epoch, step, steps, seconds):
     told = noted(tmp_path, progress, epoch, step)
     assert (told["lost_steps"], told["lost_seconds"]) == (steps, seconds)
+    assert (told["down_seconds"] is None) == (progress is None)
     assert f"{steps} steps" in resuming.line(told)
 
 
