@@ -69,7 +69,7 @@ def show_config(config: ConfigOption = None, set_: SetOption = None) -> None:
         if section != section_shown:
             print(f"\n[{section}]" if section_shown else f"[{section}]")
             section_shown = section
-        print(f"# {documentation}")
+        print("\n".join(f"# {line}" for line in documentation.splitlines()))
         print(f"# {key} =" if value is None else f"{key} = {_toml(value)}")
 
 
