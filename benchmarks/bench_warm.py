@@ -16,6 +16,7 @@ from cluster.runs import read_rows
 from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.config import Config, load_config
+from recsys.data.sources.files import list_files, read_all
 
 METRIC = "ndcg@10"
 
@@ -39,7 +40,7 @@ def arguments() -> argparse.Namespace:
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Per seed: epochs and seconds to the best validation metric from scratch, and to as much from the earlier run."""
     before = folder / "before.txt"
-    hold_back(Path(options.source), before, options.held_back)
+    hold_back(options.source, before, options.held_back)
     found = []
     with session(Config().cluster):
         for name, source in (("old", str(before)), ("new", options.source)):
@@ -53,9 +54,10 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def hold_back(source: Path, target: Path, share: float) -> None:
-    """Write `user item` lines in time order without each user's latest."""
-    lines = source.read_text().splitlines(keepends=True)
+def hold_back(source: str, target: Path, share: float) -> None:
+    """Write `user item` lines in time order without each user's latest. source: one file, inside a .zip, too."""
+    (file,) = list_files(source)
+    lines = read_all(file).decode().splitlines(keepends=True)
     total: dict[str, int] = {}
     for line in lines:
         user = line.split()[0]
