@@ -96,8 +96,9 @@ def note_hardware(folder: Path, hardware: Mapping[str, Any]) -> None:
 
 
 def note(folder: Path, content: Mapping[str, Any]) -> None:
-    """Add to environment.json."""
-    write_json(folder / ENVIRONMENT, {**(read_json(folder / ENVIRONMENT) or {}), **content})
+    """Add to environment.json, where there is room: a training is worth more than a note."""
+    with contextlib.suppress(OSError):
+        write_json(folder / ENVIRONMENT, {**(read_json(folder / ENVIRONMENT) or {}), **content})
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Ray for the time of a `with`: the cluster we are in, else one of our own on this machine."""
 
+import contextlib
 import logging
 import math
 import os
@@ -59,7 +60,8 @@ def execution(results: Iterable[T]) -> closing[Generator[T, None, None]]:
 def _end_executions() -> None:
     """Close what is still open, and wait for Ray Data's threads: one that asks a Ray that is gone ends the whole process."""
     for stream in list(_executions):
-        stream.close()
+        with contextlib.suppress(ValueError):  # another thread is reading it, and ends it
+            stream.close()
     deadline = time.monotonic() + PATIENCE
     for thread in threading.enumerate():
         if thread.name == RAY_DATA_THREAD:

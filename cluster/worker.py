@@ -28,8 +28,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     """
     share = Share(settings["task"])
     if share.leads:
-        with contextlib.suppress(OSError):  # a full disk: training is worth more than a note
-            runs.note_hardware(share.task.folder, share.described())
+        runs.note_hardware(share.task.folder, share.described())
     saved = ray.train.get_checkpoint()
     if saved is None and share.batch is not None:
         share.begin(0, (), share.batch)
@@ -59,7 +58,7 @@ def _resume_or_start(share: Share, model: Any, saved: ray.train.Checkpoint | Non
         with saved.as_directory() as folder:
             checkpoint.load(Path(folder), state)
             if share.leads:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # a full disk
                     resuming.note(share.task.folder, Path(folder), state)
     elif share.task.begin_from is not None:
         known = warm.begin(share.task.begin_from, share, state)
