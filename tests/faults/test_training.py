@@ -2,9 +2,15 @@
 in docs/reliability.md."""
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,6 +20,7 @@ import torch
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
 from tests.faults.runner import Ended, Training
+from tests.processes import end, free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -194,48 +201,35 @@ def fill(path: Path) -> None:
             return
 
 
-class cluster_of:  # noqa: N801 - reads as a function
-    """A Ray of several nodes on this machine, started by `ray start` as people do; ended by its own processes."""
+@contextmanager
+def cluster_of(nodes: int, cpus: int) -> Iterator[tuple[str, list[psutil.Process], dict[str, str]]]:
+    """A Ray of several nodes on this machine, started by `ray start` as people do: (address, nodes, how to be let in)."""
+    (port,) = free_ports(1)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    fast = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+    with tempfile.TemporaryDirectory(prefix="rf", ignore_cleanup_errors=True) as folder:  # short: sockets live in it
+        head = ["--head", f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false"]
+        started = [ray_start(head, cpus, token | fast)]
+        try:
+            wait_for_port(port)
+            started += [ray_start([f"--address=127.0.0.1:{port}"], cpus, token | fast) for _ in range(nodes - 1)]
+            wait_for_raylets(started)
+            yield f"127.0.0.1:{port}", [psutil.Process(node.pid) for node in started], token
+        finally:
+            for node in started:
+                if node.poll() is None:
+                    end(psutil.Process(node.pid))
+                node.wait(timeout=30)
 
-    def __init__(self, nodes: int, cpus: int) -> None:
-        self.count, self.cpus = nodes, cpus
 
-    def __enter__(self):
-        import secrets
-        import socket
-        import sys
-        import tempfile
-
-        self.folder = tempfile.TemporaryDirectory(prefix="rf", ignore_cleanup_errors=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-        fast = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
-        environment = {**os.environ, **token, **fast}
-        ray = str(Path(sys.executable).with_name("ray"))
-        common = ["--block", f"--num-cpus={self.cpus}", f"--object-store-memory={200 << 20}", "--disable-usage-stats"]
-        own = [f"--port={port}", f"--temp-dir={self.folder.name}", "--include-dashboard=false"]
-        head = [ray, "start", "--head", *own, *common]
-        self.nodes = [subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
-        wait_for_port(port)
-        for _ in range(self.count - 1):
-            node = [ray, "start", f"--address=127.0.0.1:{port}", *common]
-            self.nodes.append(subprocess.Popen(node, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        wait_for_raylets(self.nodes)
-        return f"127.0.0.1:{port}", [psutil.Process(node.pid) for node in self.nodes], token
-
-    def __exit__(self, *_: object) -> None:
-        for node in self.nodes:
-            if psutil.pid_exists(node.pid):
-                end(psutil.Process(node.pid))
-            node.wait(timeout=30)
-        self.folder.cleanup()
+def ray_start(options: list[str], cpus: int, environment: dict[str, str]) -> subprocess.Popen:
+    ray = str(Path(sys.executable).with_name("ray"))
+    common = ["--block", f"--num-cpus={cpus}", f"--object-store-memory={200 << 20}", "--disable-usage-stats"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([ray, "start", *options, *common], env={**os.environ, **environment}, **quiet)
 
 
 def wait_for_port(port: int) -> None:
-    import socket
-
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
@@ -255,12 +249,3 @@ def wait_for_raylets(nodes: list[subprocess.Popen]) -> None:
             return
         time.sleep(0.2)
     raise AssertionError("the nodes did not come up")
-
-
-def end(process: psutil.Process) -> None:
-    """A node with all it started, at once."""
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        if member.is_running():
-            member.kill()
-    psutil.wait_procs(family, timeout=30)

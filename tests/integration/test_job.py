@@ -1,10 +1,8 @@
 """`ray job submit` against a real cluster of one machine, on ports and in a folder of its own."""
 
-import contextlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,22 +16,13 @@ import psutil
 import pytest
 
 from tests.datasets import planted_histories, write_dataset
+from tests.processes import end, free_ports
 
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 TOKEN = secrets.token_hex(32)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +47,6 @@ def address(environment: dict[str, str]) -> Iterator[str]:
                 yield f"http://127.0.0.1:{dashboard}"
             finally:
                 end(psutil.Process(head.pid))
-
-
-def end(process: psutil.Process) -> None:
-    """At once, with all it started: an orderly stop of Ray takes half a minute."""
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(family, timeout=30)
 
 
 def wait_for_jobs(address: str, head: subprocess.Popen) -> None:

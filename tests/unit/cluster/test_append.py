@@ -12,27 +12,18 @@ import pytest
 
 import cluster.append as appending
 import cluster.prepare as preparing
-from cluster import prepare_parse, prepare_steps
+from cluster import prepare_parse
 from recsys.config import Config, DataConfig
 from recsys.data import parsed, schema
 from recsys.data.dataset import DatasetManifest, read_histories, read_items, read_manifest, verify
 from recsys.data.forget import WITHHELD, read_ids
 from recsys.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Event = tuple[str, str, float, int]
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 LOSSY = {"core": 3, "min_rating": 2.0, "sample": 0.7, "repeats": "last", "range_bytes": 1024, "max_bad_rows": 0.2}
-
-
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch):
-    """The mapping without Ray; the real one is tried in tests/integration."""
-
-    def stream(job, stage, function, entries):
-        for number in reversed(range(len(entries))):  # results may come in any order
-            yield number, function(entries[number])
-
-    monkeypatch.setattr(prepare_steps, "stream", stream)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cluster.prepare as preparing
-from cluster import prepare_shards, prepare_steps
+from cluster import prepare_shards
 from recsys.config import Config, DataConfig
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_histories, read_items, read_manifest, verify
@@ -23,18 +23,9 @@ from recsys.data.hashing import shard_of
 from recsys.data.histories import Histories
 from recsys.errors import ConfigError, DataError, RecsysError
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Event = tuple[str, str, float, int]
-
-
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch):
-    """The mapping without Ray; the real one is tried in tests/integration."""
-
-    def stream(job, stage, function, entries):
-        for number in reversed(range(len(entries))):  # results may come in any order
-            yield number, function(entries[number])
-
-    monkeypatch.setattr(prepare_steps, "stream", stream)
 
 
 def write_csv(path: Path, events: Iterable[Event]) -> Path:
