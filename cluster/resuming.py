@@ -2,15 +2,18 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import runs
-from recsys.training import checkpoint
-from recsys.training.checkpoint import TrainState
+
+if TYPE_CHECKING:
+    from recsys.training.checkpoint import TrainState
 
 
-def note(folder: Path, saved: Path, state: TrainState) -> None:
+def note(folder: Path, saved: Path, state: "TrainState") -> None:
     """Add a line to the run's `resumes.jsonl`: lost, work to do again; down, from the last word to now."""
+    from recsys.training import checkpoint  # it loads torch, which telling of it can do without
+
     word = runs.read_json(folder / runs.PROGRESS)
     reached = (word["epoch"], word["step"]) if word else (0, 0)
     behind = reached > (state.epoch + 1, state.step)

@@ -83,7 +83,7 @@ def claim(
     finished = result is not None and _ends_alike(result["config"]["train"], config)
     if not finished:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (RESULT, STOP):
+        for name in (RESULT, STOP, CURVES):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / CONFIG, {**told, "config": config.model_dump(mode="json")})
         write_json(folder / ENVIRONMENT, _software())

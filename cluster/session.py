@@ -1,6 +1,7 @@
 """Ray for the time of a `with`: the cluster we are in, else one of our own on this machine."""
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -8,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -29,17 +30,22 @@ _executions: WeakSet[Generator[Any, None, None]] = WeakSet()
 
 
 @contextmanager
-def session(config: ClusterConfig, workers: int | None = None) -> Iterator[None]:
+def session(config: ClusterConfig, workers: int | None = None, meanwhile: Sequence[str] = ()) -> Iterator[None]:
     """Connect to Ray, or start it; shut down what was started here and nothing else.
 
     Joined is a Ray this process already uses, or the one that RAY_ADDRESS names (`ray job submit` sets it). Otherwise one
     starts here, which lets in only who has its token, without a dashboard, with room for `workers` (`config.most_workers`)
     and their readers. Ray's own log lines stay in its session folder; RAY_LOG_TO_DRIVER=1 shows them.
+
+    meanwhile: modules that are loaded while Ray starts. They must not load Ray's.
     """
     if ray.is_initialized():
         yield
         return
+    loading = threading.Thread(target=_load, args=(meanwhile,), name="load", daemon=True)
+    loading.start()
     _connect(config, config.most_workers if workers is None else workers)
+    loading.join()
     try:
         yield
     finally:
@@ -101,10 +107,17 @@ def _connect(config: ClusterConfig, workers: int) -> None:
         else:
             _ensure_token_can_be_kept()
             _keep_freed_memory()
+            _start_only_what_is_used()
             ray.init(address="local", **_local_resources(config, workers), **quiet)
     except (ConnectionError, OSError) as error:
         raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
     _hush_ray_data()
+
+
+def _load(modules: Sequence[str]) -> None:
+    for module in modules:
+        with contextlib.suppress(Exception):  # who needs it loads it again, and is told
+            importlib.import_module(module)
 
 
 def _knock(address: str) -> None:
@@ -140,6 +153,13 @@ def _keep_freed_memory() -> None:
     and get them zeroed page by page: a fifth of ingest's time (docs/log.md)."""
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
         os.environ.setdefault(name, str(64 << 20))
+
+
+def _start_only_what_is_used() -> None:
+    """Ray Train's actors cannot take the processes that Ray starts ahead, and nobody announces the end of this machine: four
+    processes fewer on what may be two cores."""
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def _hush_ray_data() -> None:

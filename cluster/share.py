@@ -7,7 +7,6 @@ import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from cluster import ingest, reading, runs
 from cluster.ahead import Ahead, ahead
 from cluster.held import HeldShards, fit_in_memory
 from cluster.samples import cache_folder
+from cluster.task import Task
 from recsys.config import Config
 from recsys.data import schema
 from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
@@ -34,26 +34,6 @@ from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare, try_gradients
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the driver tells every worker; paths are absolute, for workers run in folders of their own.
-
-    refit_epochs: train on all segments for so many epochs, without validation. begin_from: the folder of a finished run.
-    """
-
-    dataset: Path
-    folder: Path
-    config: Config
-    reader_cpus: float = 1
-    refit_epochs: int | None = None
-    begin_from: Path | None = None
-
-    @property
-    def epochs(self) -> int:
-        """Most epochs to train."""
-        return self.config.train.epochs if self.refit_epochs is None else self.refit_epochs
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,30 @@
-"""Train on Ray: a TorchTrainer round `worker.train_on_worker`. Starts, watches, resumes, and tells what came of it."""
+"""Train on Ray: start, watch and resume a run, and tell what came of it.
+
+What takes long to load (PyTorch, Ray Train) is loaded where it is needed: bad settings are told at once, and PyTorch is
+loaded while Ray starts.
+"""
 
 import json
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
-
-from cluster import interrupts, resuming, runs, warm
-from cluster.session import reader_cpus, session, takes_gpu
-from cluster.share import Task
-from cluster.worker import train_on_worker
-from recsys.config import Config
+from cluster import interrupts, resuming, runs
+from cluster.session import reader_cpus, session
+from cluster.task import Task
+from recsys.config import MODEL_NAMES, RANKING_METRICS, Config
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
-from recsys.evaluation.metrics import RANKING
-from recsys.models import MODELS
 
 POLL_SECONDS = 0.2
-
-# A thread of OpenMP that waits for its fellows sleeps instead of spinning: where readers or other work share the cores, a
-# spinning thread keeps from them the very core it waits for (docs/log.md has the figures).
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Loaded while Ray starts; nothing of these loads Ray, as two threads must not load parts of one another.
+MEANWHILE = ("recsys.models", "recsys.training.checkpoint", "recsys.evaluation.ranking", "recsys.retrieval.fold_in")
 
 OnEpoch = Callable[[dict[str, Any]], None]
 OnStep = Callable[[int, int, int], None]
@@ -82,15 +78,31 @@ def train(
     manifest = read_manifest(dataset)
     _check(manifest, config, dataset)
     if begin_from is not None:
+        from cluster import warm
+
         begin_from = Path(begin_from).resolve()
         warm.check(begin_from, config)
     folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
     before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
-    if not before.finished:
-        with session(config.cluster):
-            task = Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from)
-            _run(task, _Watch(folder, before.epochs, on_epoch, on_step, on_note))
+    with ThreadPoolExecutor(1) as aside:
+        if not before.finished:
+            with session(config.cluster, meanwhile=MEANWHILE):
+                task = Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from)
+                _run(task, _Watch(folder, before.epochs, on_epoch, on_step, on_note))
+                aside.submit(_draw, folder, config)  # while Ray shuts down
+    _draw(folder, config)  # if that did not succeed, or an earlier start was killed at it
     return _result(folder, before, time.monotonic() - began)
+
+
+def _draw(folder: Path, config: Config) -> None:
+    """The curves of a finished run, if they are not there yet."""
+    rows = runs.read_rows(folder)
+    if rows and not (folder / runs.CURVES).exists():
+        from cluster.curves import draw_training  # matplotlib takes a while to load
+
+        staged = folder / f".{runs.CURVES}"
+        draw_training(rows, staged, title=folder.name, metric=config.train.metric)
+        staged.replace(folder / runs.CURVES)
 
 
 def _check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
@@ -99,14 +111,14 @@ def _check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
         raise DataError(f"{dataset}: no events at all. Prepare it from other sources, or with milder filters.")
     if not manifest.segments[schema.TRAIN]:
         raise DataError(f"{dataset}: no train events: everything is held out. Prepare it with another split.")
-    if config.model.name not in MODELS:
-        raise ConfigError(f"model.name = {config.model.name!r}: no such model. There are: {', '.join(MODELS)}.")
+    if config.model.name not in MODEL_NAMES:
+        raise ConfigError(f"model.name = {config.model.name!r}: no such model. There are: {', '.join(MODEL_NAMES)}.")
     metric, at, k = config.train.metric.partition("@")
-    ranks = metric in (*RANKING, "coverage") and bool(at) and k.isdigit() and int(k) > 0
+    ranks = metric in (*RANKING_METRICS, "coverage") and bool(at) and k.isdigit() and int(k) > 0
     rates = config.train.metric in ("rmse", "mae") and config.model.loss == "mse"
     if not (ranks or rates):
         raise ConfigError(
-            f"train.metric = {config.train.metric!r}: give one of {', '.join(RANKING)} with @k, such as ndcg@10; "
+            f"train.metric = {config.train.metric!r}: give one of {', '.join(RANKING_METRICS)} with @k, such as ndcg@10; "
             "or, with model.loss = mse, rmse or mae."
         )
 
@@ -117,7 +129,9 @@ def _run(task: Task, watch: "_Watch") -> None:
 
     def fit() -> None:
         try:
-            _trainer(task).fit()
+            from cluster.fit import trainer
+
+            trainer(task).fit()
         except BaseException as error:
             failures.append(error)
 
@@ -133,52 +147,11 @@ def _run(task: Task, watch: "_Watch") -> None:
             watch.look()
     watch.look()
     if failures:
+        from cluster.own_errors import own_error
+
         raise own_error(failures[0]) or _failed(task, failures[0]) from failures[0]
     if runs.read_json(task.folder / runs.RESULT) is None:
         raise Interrupted(f"Stopped. The same command goes on from {task.folder}.", request.signal or signal.SIGTERM)
-
-
-def _trainer(task: Task) -> TorchTrainer:
-    cluster, gpu = task.config.cluster, takes_gpu(task.config.cluster)
-    # The controller looks after its workers as often as this: it decides how soon an end or a death is noticed.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    return TorchTrainer(
-        train_on_worker,
-        train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,  # type: ignore[arg-type]  # [least, most] is elastic
-            use_gpu=gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=task.folder.name,
-            storage_path=str(task.folder.parent),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # the same
-            callbacks=[_StopOnOwnErrors()],  # type: ignore[list-item]  # Ray's hint is of its older kind
-        ),
-    )
-
-
-class _StopOnOwnErrors(UserCallback):
-    """Ray would start the workers again and again; but bad data and bad settings do not get better."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        for exception in worker_exceptions.values():
-            if (error := own_error(exception)) is not None:
-                raise error
-
-
-def own_error(error: BaseException) -> RecsysError | None:
-    """The project's own error among those that Ray wrapped round it, or None."""
-    if isinstance(error, RecsysError):
-        return type(error)(*error.args)
-    inside = [getattr(error, name, None) for name in ("controller_failure", "_base_exc", "cause", "__cause__")]
-    inside += list(getattr(error, "worker_failures", {}).values())
-    found = (own_error(other) for other in inside if isinstance(other, BaseException))
-    return next((one for one in found if one is not None), None)
 
 
 def _failed(task: Task, error: BaseException) -> RecsysError:

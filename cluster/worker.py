@@ -10,7 +10,8 @@ import ray.train
 
 from cluster import resuming, runs, warm, watchdog
 from cluster.keeper import Keeper, Stopped
-from cluster.share import Share, Task
+from cluster.share import Share
+from cluster.task import Task
 from recsys.data import schema
 from recsys.evaluation.ranking import RankingSums
 from recsys.models import Popularity, build
@@ -139,10 +140,7 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     if not share.leads:
         return
     if state is not None:
-        from cluster.curves import draw_training  # matplotlib takes a while to load, and only one worker draws
-
         runs.write_rows(folder, rows)
-        draw_training(rows, folder / runs.CURVES, title=folder.name, metric=share.config.train.metric)
     (folder / runs.PROGRESS).unlink(missing_ok=True)
     runs.write_json(folder / runs.RESULT, _result(share, state, valid, test))
 

@@ -14,6 +14,10 @@ from recsys.errors import ConfigError
 Split = Literal["auto", "time", "leave_last_out", "users", "items", "given"]
 Repeats = Literal["last", "first", "keep"]
 
+# Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
+MODEL_NAMES = ("popularity", "mf")
+RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
+
 
 class Section(BaseModel):
     """A group of settings: unknown keys are refused, values cannot change."""
@@ -80,7 +84,7 @@ class ModelConfig(Section):
     """What is learnt."""
 
     name: str = "mf"
-    """Which model; `recsys.models.MODELS` holds them."""
+    """Which model; `MODEL_NAMES` has them."""
     dim: int = Field(64, ge=1)
     """Dimensions of a user and an item vector, before biases."""
     loss: Literal["softmax", "bpr", "mse"] = "softmax"

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from cluster import worker
 from cluster.session import session
-from cluster.share import Share, Task
+from cluster.share import Share
+from cluster.task import Task
 from cluster.trainer import RunResult, train
 from recsys.config import ClusterConfig, Config, load_config
 from recsys.data.dataset import read_manifest

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cluster import runs
-from cluster.trainer import _check, own_error
+from cluster.own_errors import own_error
+from cluster.trainer import _check
 from recsys.config import Config, load_config
 from recsys.errors import ConfigError, DataError
 from tests.datasets import random_histories, write_dataset

@@ -1,0 +1,51 @@
+"""Ray Train's part of a training: a TorchTrainer round `worker.train_on_worker`."""
+
+import os
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+
+from cluster.own_errors import StopOnOwnErrors
+from cluster.session import takes_gpu
+from cluster.task import Task
+from cluster.worker import train_on_worker
+
+# A thread of OpenMP that waits for its fellows spins this often, a few microseconds, and then sleeps. It spins for a
+# millisecond by default, and keeps from readers and fellows the core it waits for; one that sleeps at once is late
+# (docs/log.md has the figures).
+WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+
+
+class _Trainer(TorchTrainer):
+    """Without what splits datasets handed to the trainer: workers find their own shards, and its actor takes long to start."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's hints are of its older trainer
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+
+
+def trainer(task: Task) -> TorchTrainer:
+    """For one run; `fit` starts its workers, and again those that die."""
+    cluster, gpu = task.config.cluster, takes_gpu(task.config.cluster)
+    # The controller looks after its workers as often as this: it decides how soon an end or a death is noticed.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    return _Trainer(
+        train_on_worker,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers,  # type: ignore[arg-type]  # [least, most] is elastic
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=task.folder.name,
+            storage_path=str(task.folder.parent),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # the same
+            callbacks=[StopOnOwnErrors()],  # type: ignore[list-item]  # the same
+        ),
+    )
