@@ -60,7 +60,7 @@ def export(
     name: by default the run's. refit: first train on all segments for as many epochs as validation chose, on the Ray that
     the caller connected (`cluster.session`); the metrics stay those of the run. index: settings in place of the run's.
     Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from, BundleError where
-    the vectors are not finite, the version exists, or the model cannot be served, ConfigError for a name that no bundle can have.
+    the vectors are not finite, the version exists, or the model cannot be served, ConfigError for a name no bundle can have.
     """
     run = Path(run).resolve()
     name = store.plain(name or run.name)
