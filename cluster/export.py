@@ -23,8 +23,8 @@ from recsys.config import Config, IndexConfig
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items, read_manifest
 from recsys.data.histories import Histories
-from recsys.errors import DataError
-from recsys.models import Catalogue, Popularity, build
+from recsys.errors import BundleError, DataError
+from recsys.models import MODELS, Catalogue, Popularity, build
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure
@@ -60,11 +60,16 @@ def export(
     name: by default the run's. refit: first train on all segments for as many epochs as validation chose, on the Ray that
     the caller connected (`cluster.session`); the metrics stay those of the run. index: settings in place of the run's.
     Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from, BundleError where
-    the vectors are not finite or the version exists, ConfigError for a name that no bundle can have.
+    the vectors are not finite, the version exists, or the model cannot be served, ConfigError for a name no bundle can have.
     """
     run = Path(run).resolve()
     name = store.plain(name or run.name)
     source = _open(run)
+    if getattr(MODELS[source.config.model.name], "fold_in", "ridge") != "ridge":
+        raise BundleError(
+            f"{run}: {source.config.model.name} cannot be served yet: a bundle has no room for the encoder that makes its "
+            "vectors from histories. Export a run of another model, such as mf."
+        )
     if refit and source.config.model.name != "popularity":
         source = _refitted(run, source)
     source = replace(source, refit=refit)

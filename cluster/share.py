@@ -29,12 +29,14 @@ from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_siz
 from recsys.evaluation import ranking
 from recsys.evaluation.ranking import RankingSums
 from recsys.models import MODELS, Catalogue, Popularity
+from recsys.models.base import negatives_of
 from recsys.models.owned import UserRanges
 from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
-from recsys.training.loop import bare, try_gradients
+from recsys.training.loop import bare
 from recsys.training.machine import memory
+from recsys.training.trial import random_pairs, random_sequences, try_gradients
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Share:
         """Settle it before the first step: as the config says, as the run had it, as remembered, or by trying on rank 0."""
         if self.config.train.micro_batch is not None:
             state.micro_batch.events = self.config.train.micro_batch
-        if state.micro_batch.events is not None or self.batch is not Pairs:
+        if state.micro_batch.events is not None:
             return
         events = torch.zeros(1, dtype=torch.int64, device=self.hardware.device)
         if self.leads:
@@ -98,18 +100,30 @@ class Share:
         state.micro_batch.events = int(collective.sum_over_ranks(events))
 
     def _search_micro_batch(self, state: TrainState) -> int:
-        most = -(-self.config.train.batch_size // self.world)
         model, hard = bare(state.model), self.hardware
+        # Events of a user that are looked at together, on average: a step of whole users has so many for each.
+        length = 1 if self.batch is Pairs else self._usual_length(model.max_length)
+        most = -(-self.config.train.batch_size // self.world) * length
         told = [hard.device.type, hard.precision, hard.threads, most, self.catalogue.items, platform.node()]
         key, known = json.dumps([*told, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
         if (found := micro_batch.remembered(known, key)) is not None:
             return found
-        users = state.owned.ranges[0] if state.owned is not None else (0, self.manifest.users)
-        work = try_gradients(model, hard, users, self.catalogue.items, self.config.model.negatives)
-        found, trials = micro_batch.search(work, most)
+        negatives = negatives_of(self.config.model, self.catalogue.trained)
+        if self.batch is Pairs:
+            users = state.owned.ranges[0] if state.owned is not None else (0, self.manifest.users)
+            make = random_pairs(users, self.catalogue.items, negatives, hard.device)
+        else:
+            make = random_sequences(length, self.catalogue.items, negatives, hard.device)
+        found, trials = micro_batch.search(try_gradients(model, hard, make), most)
         runs.note_hardware(self.task.folder, self.described() | {"micro_batch_trials": [asdict(trial) for trial in trials]})
         micro_batch.remember(known, key, found)
         return found
+
+    def _usual_length(self, most: int) -> int:
+        """Train events of a user on average, of those in a window."""
+        files = [file for file in self.planned.user_files if file.train_events]
+        events, users = sum(file.train_events for file in files), sum(file.rows for file in files)
+        return max(1, min(most, round(events / max(users, 1))))
 
     def peak_bytes(self) -> int:
         """The most memory this worker has used: the GPU's where it computes there, else the process's."""

@@ -17,7 +17,7 @@ from typing import Any
 from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session
 from cluster.task import Task
-from recsys.config import MODEL_NAMES, RANKING_METRICS, Config
+from recsys.config import MODEL_NAMES, RANKING_METRICS, Config, check_model
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
@@ -113,6 +113,7 @@ def _check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
         raise DataError(f"{dataset}: no train events: everything is held out. Prepare it with another split.")
     if config.model.name not in MODEL_NAMES:
         raise ConfigError(f"model.name = {config.model.name!r}: no such model. There are: {', '.join(MODEL_NAMES)}.")
+    check_model(config.model)
     metric, at, k = config.train.metric.partition("@")
     ranks = metric in (*RANKING_METRICS, "coverage") and bool(at) and k.isdigit() and int(k) > 0
     rates = config.train.metric in ("rmse", "mae") and config.model.loss == "mse"

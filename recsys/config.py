@@ -18,8 +18,19 @@ Repeats = Literal["last", "first", "keep"]
 MACRO_BATCH_BYTES = 24
 
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
-MODEL_NAMES = ("popularity", "mf")
+MODEL_NAMES = ("popularity", "mf", "sasrec")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
+
+# What each model can learn by.
+LOSSES = {"mf": ("softmax", "bpr", "mse"), "sasrec": ("softmax", "gbce")}
+
+# What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
+SUITED: dict[str, dict[str, dict[str, Any]]] = {
+    "sasrec": {
+        "model": {"negatives": None},
+        "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
+    }
+}
 
 
 class Section(BaseModel):
@@ -90,22 +101,35 @@ class ModelConfig(Section):
     """Which model; `MODEL_NAMES` has them."""
     dim: int = Field(64, ge=1)
     """Dimensions of a user and an item vector, before biases."""
-    loss: Literal["softmax", "bpr", "mse"] = "softmax"
-    """softmax and bpr learn an order from what was watched; mse learns ratings."""
+    loss: Literal["softmax", "bpr", "gbce", "mse"] = "softmax"
+    """softmax, bpr (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings."""
     temperature: float = Field(1.0, gt=0)
     """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15."""
     cosine: bool = False
     """softmax and bpr: vectors are compared by cosine, and exported normalised."""
-    negatives: int = Field(1024, ge=1)
-    """Negatives drawn a step, shared by the whole effective batch (softmax, bpr)."""
+    calibration: float = Field(0.75, ge=0, le=1)
+    """gbce: how much of the confidence that sampling negatives adds is taken off: 0 none of it, 1 all."""
+    negatives: int | None = Field(1024, ge=1)
+    """Negatives drawn a step, shared by the whole effective batch (softmax, bpr, gbce). None: every trained item up to 20,000
+    of them (for softmax, the exact one), else 2048. sasrec: None."""
     negative_source: Literal["uniform", "popularity", "in_batch"] = "uniform"
     """Where negatives come from; in_batch takes the batch's own positives."""
     logq: bool = True
     """Correct softmax for how likely each negative was to be drawn."""
     biases: bool = True
-    """Learn a bias for each item, and with mse for each user."""
+    """mf: learn a bias for each item, and with mse for each user."""
     l2: float = Field(0.25, ge=0)
-    """L2 penalty on the rows of each event, over the root of how many events such a row has on average."""
+    """mf: L2 penalty on the rows of each event, over the root of how many events such a row has on average."""
+    max_length: int = Field(200, ge=1)
+    """sasrec: events of a user that are looked back on, at most; longer histories are learnt from in several windows."""
+    blocks: int = Field(2, ge=0)
+    """sasrec: blocks of the transformer."""
+    heads: int = Field(1, ge=1)
+    """sasrec: heads of the attention; they divide dim."""
+    width: int = Field(4, ge=1)
+    """sasrec: width of the feed-forward layers, as a multiple of dim."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """sasrec: share of what goes in, and of what each half of a block adds, that is left out while training."""
     fold_in_ridge: float = Field(10.0, gt=0)
     """Ridge that holds a folded-in vector near the average user."""
     fold_in_target: float = Field(4.0, gt=0)
@@ -118,15 +142,16 @@ class TrainConfig(Section):
     """How it is learnt."""
 
     epochs: int = Field(30, ge=1)
-    """Most passes over the training events."""
+    """Most passes over the training events. sasrec: 100."""
     batch_size: int = Field(4096, ge=1)
-    """Effective batch: positives a step, over all workers together."""
+    """Effective batch: positives a step, over all workers together; of sasrec, users: 128."""
     micro_batch: int | None = Field(None, ge=1)
-    """Most events a worker makes gradients of at once; unset: found by trying. Changes speed and memory, not what is learnt."""
+    """Most events a worker makes gradients of at once (of sasrec with padding); unset: found by trying. Changes speed and
+    memory, not what is learnt."""
     optimizer: Literal["adam", "adagrad"] = "adam"
-    """Row-wise optimizer of the tables: only rows a step touched are read and written."""
+    """Row-wise optimizer of the tables: only rows a step touched are read and written. Other parameters have Adam."""
     learning_rate: float = Field(0.01, gt=0)
-    """Step size at the first epoch."""
+    """Step size at the first epoch. sasrec: 0.001."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of all gradients together; unset: no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -138,9 +163,9 @@ class TrainConfig(Section):
     metric_ks: tuple[int, ...] = (10, 20)
     """Cut-offs at which ranking metrics are reported."""
     patience: int = Field(5, ge=1)
-    """Stop after this many epochs without a better metric; the best weights are restored."""
+    """Stop after this many epochs without a better metric; the best weights are restored. sasrec: 10."""
     plateau_patience: int = Field(2, ge=0)
-    """Epochs without a better metric before the learning rate falls."""
+    """Epochs without a better metric before the learning rate falls. sasrec: 4."""
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     """What the learning rate is multiplied by then."""
     seed: int = Field(0, ge=0, lt=1 << 63)
@@ -239,6 +264,32 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     index: IndexConfig = IndexConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_suits_the_model(cls, values: Any) -> Any:
+        """Settings that were not given are those of the model, where it has its own."""
+        if not isinstance(values, dict):
+            return values
+        given = {name: _given(values.get(name)) for name in Config.model_fields}
+        suited = SUITED.get(str(given["model"].get("name")), {})
+        return {**values, **{section: own | given[section] for section, own in suited.items()}}
+
+
+def _given(section: Any) -> dict[str, Any]:
+    """What was set of a section, by hand."""
+    if isinstance(section, Section):
+        return section.model_dump(include=section.model_fields_set)
+    return section if isinstance(section, dict) else {}
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raises ConfigError where a model cannot have these settings. A name that is no model's is not looked at."""
+    losses = LOSSES.get(model.name)
+    if losses and model.loss not in losses:
+        raise ConfigError(f"model.loss = {model.loss!r}: {model.name} learns by one of {', '.join(losses)}.")
+    if model.name == "sasrec" and model.dim % model.heads:
+        raise ConfigError(f"model.heads = {model.heads}: must divide model.dim = {model.dim}.")
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = (), base: dict[str, Any] | None = None) -> Config:

@@ -3,7 +3,7 @@
 Shapes: B users, E events of all of them together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ class Pairs:
     def columns(self) -> tuple[Any, Any, Any]:
         """What there is one of for each event: user, item, rating."""
         return self.user, self.item, self.rating
+
+    def pieces(self, most: int | None) -> "list[Pairs]":
+        """Parts of at most so many events; what they share, they share."""
+        if most is None or len(self) <= most:
+            return [self]
+        return [
+            replace(self, **{n: getattr(self, n)[i : i + most] for n in ("user", "item", "rating")})
+            for i in range(0, len(self), most)
+        ]
 
 
 @dataclass(frozen=True)

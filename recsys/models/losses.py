@@ -5,6 +5,7 @@ Shapes: B events, N negatives, D dimensions; b events of a block. Every loss is 
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -65,6 +66,21 @@ def bpr(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits) -
     )
 
 
+def gbce(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits, *, confidence: float) -> Tensor:
+    """Σ_b (−β log σ(s_b) − Σ_n log(1 − σ(s_bn))) / (N + 1), s = u·v, β = `confidence` (Petrov & Macdonald, RecSys 2023)."""
+    rule = partial(_gbce_block, confidence=confidence)
+    return _SharedNegatives.apply(user_BD, positive_BD, negative_ND, _Task(hits, rule))  # type: ignore[no-any-return]
+
+
+def gbce_confidence(negatives: int, items: int, calibration: float) -> float:
+    """β of gBCE: α (t (1 − 1/α) + 1/α), with α the share of the other items that are negatives, t the calibration.
+
+    t = 0 is plain binary cross-entropy, β = 1; t = 1 takes off all of what sampling adds to the scores, β = α.
+    """
+    share = min(1.0, negatives / max(items - 1, 1))
+    return share * (calibration * (1 - 1 / share) + 1 / share)
+
+
 def unit(rows: Tensor) -> Tensor:
     """Each row divided by its length; a row of zeros stays one. [R, D] → [R, D], with a lean gradient."""
     return _Unit.apply(rows)  # type: ignore[no-any-return]
@@ -113,6 +129,15 @@ def _bpr_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor
     weight_bN, share = margin_bN.sigmoid(), 1 / max(logits_bN.shape[1], 1)
     loss = F.softplus(margin_bN).sum() * share
     return Block(loss, weight_bN, torch.full_like(positive_b, share), -weight_bN.sum(1) * share)
+
+
+def _gbce_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor], *, confidence: float) -> Block:
+    logits_bN = logits_bN.to(positive_b.dtype)
+    logits_bN[hits] = -torch.inf
+    share = 1 / (logits_bN.shape[1] + 1)
+    loss = (F.softplus(logits_bN).sum() + confidence * F.softplus(-positive_b).sum()) * share
+    pull_b = torch.sigmoid(-positive_b) * (-confidence * share)
+    return Block(loss, logits_bN.sigmoid_(), torch.full_like(positive_b, share), pull_b)
 
 
 class _Task(NamedTuple):

@@ -15,7 +15,7 @@ from recsys.config import ModelConfig
 from recsys.data.histories import Histories, Pairs
 from recsys.data.seeds import seed_of
 from recsys.models import losses
-from recsys.models.base import Catalogue
+from recsys.models.base import Catalogue, padded_to_eight
 from recsys.models.owned import RowOfUser, UserRanges
 
 
@@ -48,7 +48,7 @@ class MF(nn.Module):
         events = max(int(catalogue.item_counts.sum()), 1)
         self.l2 = [config.l2 * min(1.0, (rows / events) ** 0.5) for rows in (catalogue.users, catalogue.items)]
         self.register_buffer("trained", torch.from_numpy(catalogue.item_counts > 0), persistent=False)
-        self.register_buffer("log_q", _log_chance(catalogue.item_counts), persistent=False)
+        self.register_buffer("log_q", torch.from_numpy(catalogue.log_chance()), persistent=False)
 
     def forward(self, batch: Pairs) -> Tensor:
         """The loss of a step's local events, summed and divided by the step's global count."""
@@ -64,19 +64,19 @@ class MF(nn.Module):
         user = torch.from_numpy(histories.user).long().to(self.user_table.device)
         user_BW = self.user_table.detach()[self.row_of_user(user)]
         if not self.rates:
-            return _pad(self._users(user_BW))
+            return padded_to_eight(self._users(user_BW))
         # Nothing was learnt of a user without train events: he gets the mean rating and the items' biases.
         known = torch.from_numpy(histories.valid_from > 0).to(user_BW.device)
         user_BD, bias_B1 = self._split(user_BW * known[:, None])
-        return _pad(torch.cat([user_BD, bias_B1 + self.mean_rating, torch.ones_like(bias_B1)], dim=1))
+        return padded_to_eight(torch.cat([user_BD, bias_B1 + self.mean_rating, torch.ones_like(bias_B1)], dim=1))
 
     def item_vectors(self) -> Tensor:
         """[N, D]; what was learnt of an item without a train event is zero."""
         item_NW = self.item_table.detach() * self.trained[:, None]
         if not self.rates:
-            return _pad(self._items(item_NW))
+            return padded_to_eight(self._items(item_NW))
         item_ND, bias_N1 = self._split(item_NW)
-        return _pad(torch.cat([item_ND, torch.ones_like(bias_N1), bias_N1], dim=1))
+        return padded_to_eight(torch.cat([item_ND, torch.ones_like(bias_N1), bias_N1], dim=1))
 
     def fold_in_parameters(self) -> dict[str, float]:
         """For `recsys.retrieval.fold_in.fold_in`."""
@@ -86,9 +86,13 @@ class MF(nn.Module):
         order = {"target": self.config.fold_in_target, "weight": self.config.fold_in_weight, "ridge": ridge}
         return order | {"free": dim, "unit": float(self.cosine), "bias": float(self.config.biases)}
 
-    def row_tables(self) -> dict[str, nn.Parameter]:
-        """Both tables; nothing else is learnt."""
+    def tables(self) -> dict[str, nn.Parameter]:
+        """Users' and items'."""
         return {"user": self.user_table, "item": self.item_table}
+
+    def row_tables(self) -> dict[str, nn.Parameter]:
+        """Both; nothing else is learnt."""
+        return self.tables()
 
     def _order_loss(self, user_BW: Tensor, item_BW: Tensor, batch: Pairs) -> Tensor:
         negative_NW = F.embedding(batch.negatives, self.item_table, sparse=True)
@@ -143,12 +147,3 @@ class MF(nn.Module):
         scale = self.config.dim**-0.5 if self.cosine else 0.1
         vectors = torch.randn(rows, self.config.dim, generator=torch.Generator().manual_seed(seed)).mul_(scale)
         return F.pad(vectors, (0, 1)) if bias and self.config.biases else vectors
-
-
-def _log_chance(item_counts: NDArray[np.int64]) -> Tensor:
-    """[N] log of how likely a negative by popularity, or a positive of a batch, is each item."""
-    return torch.from_numpy(np.log(np.maximum(item_counts, 1) / max(item_counts.sum(), 1))).float()
-
-
-def _pad(vectors: Tensor) -> Tensor:
-    return F.pad(vectors, (0, -vectors.shape[1] % 8))

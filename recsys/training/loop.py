@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from recsys.config import TrainConfig
-from recsys.data.histories import Pairs
+from recsys.data.histories import Histories, Pairs
 from recsys.data.seeds import seed_of
+from recsys.data.windows import Sequences, training_windows
 from recsys.errors import RecsysError
 from recsys.training import collective, rows
 from recsys.training.hardware import Hardware
@@ -67,11 +68,11 @@ OnStep = Callable[[int, Callable[[], EpochStats]], None]
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """The row-wise optimizer of a model's tables, then Adam for its other parameters if it has any."""
+    """The row-wise optimizer of a model's row tables, then Adam for its other parameters; those of the two it needs."""
     tables = list(bare(model).row_tables().values())
     others = [p for p in model.parameters() if p.requires_grad and not any(p is table for table in tables)]
-    row_wise = rows.ROW_OPTIMIZERS[config.optimizer](tables, config.learning_rate)
-    return [row_wise, *([torch.optim.Adam(others, config.learning_rate)] if others else [])]
+    row_wise = [rows.ROW_OPTIMIZERS[config.optimizer](tables, config.learning_rate)] if tables else []
+    return [*row_wise, *([torch.optim.Adam(others, config.learning_rate)] if others else [])]
 
 
 def distribute(model: nn.Module) -> nn.Module:
@@ -111,12 +112,13 @@ def train_epoch(
 ) -> EpochStats:
     """Train on every batch, in order. All workers must bring equally many; an empty one counts for nothing.
 
-    batches: Pairs of tensors (or what `model.batch` says), this worker's part of each step. `total` may be set to the
-    step's events over all workers; otherwise it is asked for.
+    batches: Pairs of tensors, or Histories to learn whole (as `model.batch` says), this worker's part of each step. `total` of
+    Pairs may be set to the step's events over all workers; otherwise it is asked for.
     negatives: drawn by (seed, epoch, step), the first step being `first_step`: more than 0 when an epoch is resumed.
     micro_batch: most events whose gradients are made at once; a larger batch is gone through in pieces, and its gradients add
     up to the same. Halved, for good, where memory runs out.
-    seed: with epoch, step and rank decides what is drawn at random in a step, such as dropout.
+    seed: with epoch, step and rank decides what is drawn at random in a step, such as dropout; with epoch, where histories
+    longer than a window are cut.
     on_step: told (step, what came of the steps so far) after each; the latter asks all workers, so all must call it.
     Raises RecsysError when the loss is no longer a number, or memory does not suffice for half a micro-batch either.
     """
@@ -124,6 +126,7 @@ def train_epoch(
     run = _Epoch(model, optimizers, hardware, scaler or hardware.scaler(), clip_norm, micro_batch or MicroBatch())
     for step, batch in enumerate(run.timed(batches), first_step):
         torch.manual_seed(seed_of(seed, epoch, step, collective.rank()))
+        batch = _sequences(batch, model, seed, epoch)
         run.step(_prepare(batch, hardware.device, negatives, epoch, step), f"epoch {epoch + 1}, step {step + 1}")
         if on_step:
             on_step(step, run.stats)
@@ -176,7 +179,7 @@ class _Epoch:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.hardware.device)
-        *first, last = _pieces(batch, self.micro_batch.events)
+        *first, last = batch.pieces(self.micro_batch.events)
         with _alone(self.model):
             for piece in first:
                 loss += self._backward(piece)
@@ -247,36 +250,14 @@ class _Epoch:
         )
 
 
-def try_gradients(
-    model: nn.Module, hardware: Hardware, users: tuple[int, int], items: int, negatives: int
-) -> Callable[[int], None]:
-    """For `micro_batch.search`: makes gradients of so many random events, and throws them away.
-
-    users: first and behind the last of a range the model has rows for; negatives: how many. Asks no other worker, so that one
-    may try alone; for the same reason the model must not be in DDP.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def gradients(events: int) -> None:
-        ranges = (users, (0, items))
-        user, item = (torch.randint(*ends, (events,), generator=generator).to(hardware.device) for ends in ranges)
-        drawn = torch.randint(items, (negatives,), generator=generator).to(hardware.device)
-        batch = Pairs(user, item, torch.ones(events, device=hardware.device), drawn, events)
-        with hardware.autocast():
-            loss = model(batch)
-        loss.backward()
-        model.zero_grad(set_to_none=True)
-        hardware.wait()
-
-    return gradients
-
-
 def gradient_norm(model: nn.Module) -> Tensor:
     """The norm of all gradients together, in float64: users' rows of all workers, the rest as it is on each of them."""
     tables = bare(model).row_tables()
     users = [rows.row_gradient(table)[1] for name, table in tables.items() if name == "user"]
     others = [rows.row_gradient(table)[1] for name, table in tables.items() if name != "user"]
-    square = collective.sum_over_ranks(_squares(users)) + _squares(others + _dense_gradients(model))
+    square = _squares(others + _dense_gradients(model))
+    if users:
+        square = square + collective.sum_over_ranks(_squares(users))
     return square.sqrt()
 
 
@@ -304,24 +285,27 @@ def _sum_gradients(_: object, bucket: dist.GradBucket) -> torch.futures.Future[T
     return summed
 
 
-def _pieces(batch: Any, most: int | None) -> list[Any]:
-    """The batch in pieces of at most so many events; what they share, they share."""
-    if not isinstance(batch, Pairs) or most is None or len(batch) <= most:
-        return [batch]
-    starts = range(0, len(batch), most)
-    return [replace(batch, **{n: getattr(batch, n)[i : i + most] for n in ("user", "item", "rating")}) for i in starts]
-
-
 def _alone(model: nn.Module) -> AbstractContextManager[Any]:
     """Where DDP adds up gradients without telling the other workers yet."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _prepare(batch: Any, device: torch.device, negatives: Negatives | None, epoch: int, step: int) -> Any:
-    """The batch on the device, with the step's negatives and its events over all workers."""
-    total = batch.total if batch.total is not None else _count(batch, device)
-    if not isinstance(batch, Pairs):
+def _sequences(batch: Any, model: nn.Module, seed: int, epoch: int) -> Any:
+    """Histories cut into this epoch's windows; Pairs as they are."""
+    if not isinstance(batch, Histories):
         return batch
+    return Sequences(training_windows(batch, bare(model).max_length, seed_of(seed, epoch)))
+
+
+def _prepare(batch: Any, device: torch.device, negatives: Negatives | None, epoch: int, step: int) -> Any:
+    """The batch on the device, with the step's negatives and its events over all workers.
+
+    Windows stay in memory: what is looked up of them is made anew for each piece, and small.
+    """
+    total = batch.total if batch.total is not None else _count(batch, device)
+    if isinstance(batch, Sequences):
+        positives = torch.from_numpy(batch.positives).to(device).long()
+        return replace(batch, negatives=negatives.draw(epoch, step, positives) if negatives else None, total=total)
     user, item, rating = (torch.as_tensor(column).to(device, non_blocking=True) for column in batch.columns)
     item = item.long()
     drawn = negatives.draw(epoch, step, item) if negatives else None

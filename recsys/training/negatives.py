@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recsys.config import ModelConfig
 from recsys.data.seeds import seed_of
+from recsys.models.base import negatives_of
 from recsys.training import collective
 
 
@@ -24,8 +25,8 @@ class Negatives:
 
     def __init__(self, config: ModelConfig, item_counts: NDArray[np.int64], seed: int) -> None:
         """item_counts: [items] train events of each."""
-        self.source, self.count, self.seed = config.negative_source, config.negatives, seed
         self.trained = torch.from_numpy(np.flatnonzero(item_counts > 0))
+        self.source, self.count, self.seed = config.negative_source, negatives_of(config, len(self.trained)), seed
         self.cumulative = torch.from_numpy(np.cumsum(item_counts[item_counts > 0]))
 
     def draw(self, epoch: int, step: int, positives: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("recsys", "cluster", "serve")
 
 # What of recsys each of its rooms may import, itself apart. The bare package holds only the version.
-DATA_TYPES = {"recsys.data", "recsys.data.schema", "recsys.data.histories"}
+DATA_TYPES = {"recsys.data", "recsys.data.schema", "recsys.data.histories", "recsys.data.windows"}
 ROOMS = {
     "recsys.errors": set(),
     "recsys.config": {"recsys.errors"},
