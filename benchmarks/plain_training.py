@@ -62,7 +62,7 @@ def train(dataset: Path, out: Path, config: Config) -> dict[str, Any]:
         manifest.user_files,
         manifest.user_files,
         readers=config.cluster.readers_on(os.cpu_count() or 1),
-        prefetch=config.cluster.prefetch,
+        prefetch=2,
     )
     rank = partial(ranked, dataset, manifest, model, catalogue, config)
     training = validation = 0.0

@@ -76,6 +76,10 @@ def epoch_line(row: Mapping[str, Any], metric: str) -> str:
         parts.append(f"{row['events_per_second']:,.0f} events/s")
     if row.get("wait_share") is not None:
         parts.append(f"{100 * row['wait_share']:.0f}% waiting for data from {row.get('read_from', 'files')}")
+    if row.get("utilisation") is not None:
+        parts.append(f"{100 * row['utilisation']:.0f}% busy")
+    if row.get("peak_bytes"):
+        parts.append(f"{row['peak_bytes'] / 1e9:.1f} GB")
     return "  ".join(parts)
 
 

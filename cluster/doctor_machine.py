@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from cluster.doctor_findings import Finding, gib
+from cluster.held import fair_share
 from recsys.config import ClusterConfig, Config, TrainConfig
 from recsys.training import hardware
 from recsys.training.machine import Machine, tf32_is_on
@@ -67,6 +68,8 @@ def choices(machine: Machine, config: Config) -> Iterator[Finding]:
     yield finding
     yield Finding.of("precision", f"{chosen.precision}: {_why(machine, train, device)}", note=_slow(machine, train, device))
     yield threads(chosen.threads, machine.processor.usable_cores, cluster.most_workers)
+    yield reading(machine, cluster, chosen.threads)
+    yield Finding.of("micro-batch", micro_batch(train))
     yield Finding.of("pinned memory", "on" if chosen.pin_memory else "off: only copies to a GPU gain by it")
     tf32 = device.type == "cuda" and tf32_is_on()
     yield Finding.of("TF32", "on" if tf32 else "off: GPUs have it from compute capability 8 on")
@@ -93,6 +96,21 @@ def threads(each: int, cores: float, workers: int) -> Finding:
     if each > 1 and each * workers > cores:
         note = f"Together {each * workers} threads for {cores:g} cores: set train.threads={max(1, int(cores) // workers)}."
     return Finding.of("threads a worker", str(each), note=note)
+
+
+def reading(machine: Machine, cluster: ClusterConfig, threads: int) -> Finding:
+    """How a worker's data is read."""
+    readers = cluster.readers_on(threads)
+    ahead = cluster.prefetch_on(readers, machine.memory.free // cluster.most_workers)
+    shards = fair_share(machine.memory.free, cluster.most_workers) if cluster.hold_bytes is None else cluster.hold_bytes
+    return Finding.of("reading", f"{readers} readers, {ahead} macro-batches ahead; shards up to {gib(shards)} held in memory")
+
+
+def micro_batch(train: TrainConfig) -> str:
+    """Where the micro-batch will come from: only a model and its data can be tried."""
+    if train.micro_batch is not None:
+        return f"{train.micro_batch:,} events, as train.micro_batch says"
+    return f"found by trying up to {train.batch_size:,} events before the first step, and remembered; train.micro_batch sets it"
 
 
 def _why(machine: Machine, train: TrainConfig, device: torch.device) -> str:

@@ -58,9 +58,12 @@ class HeldShards:
 def fit_in_memory(files: Iterable[UserFile], limit: int | None, workers_on_host: int, *, whole_rows: bool) -> bool:
     """Whether a worker may hold these files: at most `limit` bytes, by default its part of a quarter of what is free."""
     needed = sum(file.events * (ROW_BYTES if whole_rows else PAIR_BYTES) + file.rows * USER_BYTES for file in files)
-    if limit is None:
-        limit = int(memory().free * SHARE_OF_MEMORY / workers_on_host)
-    return needed <= limit
+    return needed <= (fair_share(memory().free, workers_on_host) if limit is None else limit)
+
+
+def fair_share(free: int, workers_on_host: int) -> int:
+    """Bytes of shards that one of a host's workers may hold of so many that are free."""
+    return int(free * SHARE_OF_MEMORY / workers_on_host)
 
 
 def _in_order(tasks: Iterable[Callable[[], pa.Table]], threads: int, ahead: int) -> Iterator[pa.Table]:

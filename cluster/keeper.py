@@ -16,6 +16,7 @@ from recsys.data.plan import Leg
 from recsys.training import checkpoint, collective
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import EpochStats
+from recsys.training.utilisation import Utilisation
 
 PROGRESS_SECONDS = 0.5
 AGREE_STEPS = 8
@@ -41,8 +42,9 @@ class Keeper:
         if share.leads:
             _remove_later(self.folder, Path(saved.path).name if saved else "")
 
-    def begin(self, epoch: Epoch) -> None:
-        """An epoch begins, or goes on."""
+    def begin(self, epoch: Epoch, busy: Utilisation) -> None:
+        """An epoch begins, or goes on; busy: to be sampled meanwhile."""
+        self.busy = busy
         self.epoch, self.legs, self.before = epoch, list(self.state.legs), self.state.so_far
         self.own = self.legs.pop().steps if self.legs and self.legs[-1].world_size == self.share.world else 0
 
@@ -125,6 +127,7 @@ class Keeper:
         """Leave word of how far the epoch is, now and then; the driver looks for it."""
         if (now := time.monotonic()) - self.told >= PROGRESS_SECONDS:
             self.told = now
+            self.busy.sample()
             content = {"epoch": self.state.epoch + 1, "step": step + 1, "steps": self.epoch.steps, "at": time.time()}
             with contextlib.suppress(OSError):  # a disk that is full: training is worth more than word of it
                 runs.write_json(self.folder / runs.PROGRESS, content)

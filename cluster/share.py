@@ -35,6 +35,7 @@ from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare
+from recsys.training.machine import memory
 from recsys.training.trial import random_pairs, random_sequences, try_gradients
 
 
@@ -104,8 +105,8 @@ class Share:
         length = 1 if self.batch is Pairs else self._usual_length(model.max_length)
         most = -(-self.config.train.batch_size // self.world) * length
         told = [hard.device.type, hard.precision, hard.threads, most, self.catalogue.items, platform.node()]
-        key, memory = json.dumps([*told, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
-        if (found := micro_batch.remembered(memory, key)) is not None:
+        key, known = json.dumps([*told, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
+        if (found := micro_batch.remembered(known, key)) is not None:
             return found
         negatives = negatives_of(self.config.model, self.catalogue.trained)
         if self.batch is Pairs:
@@ -115,7 +116,7 @@ class Share:
             make = random_sequences(length, self.catalogue.items, negatives, hard.device)
         found, trials = micro_batch.search(try_gradients(model, hard, make), most)
         runs.note_hardware(self.task.folder, self.described() | {"micro_batch_trials": [asdict(trial) for trial in trials]})
-        micro_batch.remember(memory, key, found)
+        micro_batch.remember(known, key, found)
         return found
 
     def _usual_length(self, most: int) -> int:
@@ -193,7 +194,8 @@ class Share:
         """Where this worker's epochs come from, and what reads them: its memory where its shards fit, else Ray Data."""
         cluster = self.config.cluster
         reads: dict[str, Any] = {"whole_rows": whole_rows, "everything": self.refits}
-        reads |= {"readers": cluster.readers_on(self.hardware.threads), "prefetch": cluster.prefetch}
+        readers = cluster.readers_on(self.hardware.threads)
+        reads |= {"readers": readers, "prefetch": cluster.prefetch_on(readers, memory().free // self.workers_on_host)}
         if fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows):
             held = HeldShards(self.task.dataset / schema.USERS_FOLDER, self.planned.user_files, self.files, **reads)
             return "memory", held.macro_batches

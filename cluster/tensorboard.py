@@ -23,6 +23,7 @@ TAGS = {
     "grad_norm": "train/gradient_norm",
     "events_per_second": "speed/events_per_second",
     "wait_share": "speed/wait_share",
+    "utilisation": "speed/utilisation",
 }
 
 # A record is its length, a checksum of those eight bytes, the data, and a checksum of the data.

@@ -19,6 +19,7 @@ from recsys.training import checkpoint, collective
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare, distribute, train_epoch
 from recsys.training.negatives import Negatives
+from recsys.training.utilisation import Utilisation
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
@@ -90,9 +91,9 @@ def _run_epoch(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any
 def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dict[str, Any]:
     config, number, before = share.config, state.epoch, state.so_far
     epoch = share.epoch(number, state.legs, bare(state.model).batch)
-    learns_order = config.model.loss != "mse"
+    learns_order, busy = config.model.loss != "mse", Utilisation(share.hardware)
     if keeper is not None:
-        keeper.begin(epoch)
+        keeper.begin(epoch, busy)
     with contextlib.closing(epoch.parts):
         stats = train_epoch(
             state.model,
@@ -122,6 +123,7 @@ def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dic
         "wait_share": stats.wait_seconds / stats.seconds,
         "read_from": epoch.read_from,
         "micro_batch": state.micro_batch.events,
+        "utilisation": busy.share(),
         "peak_bytes": share.peak_bytes(),
         "workers": share.world,
         "precision": share.hardware.precision,

@@ -14,6 +14,9 @@ from recsys.errors import ConfigError
 Split = Literal["auto", "time", "leave_last_out", "users", "items", "given"]
 Repeats = Literal["last", "first", "keep"]
 
+# An event of a macro-batch: user, item and rating, as read and as permuted.
+MACRO_BATCH_BYTES = 24
+
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
 MODEL_NAMES = ("popularity", "mf", "sasrec")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
@@ -212,8 +215,8 @@ class ClusterConfig(Section):
     readers: int | None = Field(None, ge=1)
     """Tasks a worker reads macro-batches with: of Ray Data, or threads where its shards fit in memory. Unset: its share of the
     cores, at least 2 and at most 8."""
-    prefetch: int = Field(2, ge=0)
-    """Macro-batches read ahead."""
+    prefetch: int | None = Field(None, ge=0)
+    """Macro-batches read ahead; unset: as many as there are readers, fewer where memory is short."""
     hold_bytes: int | None = Field(None, ge=0)
     """Bytes of shards that a worker may hold in memory; unset: its part of a quarter of what is free. More is streamed."""
     checkpoint_seconds: float = Field(300, gt=0)
@@ -236,6 +239,11 @@ class ClusterConfig(Section):
     def readers_on(self, cores: int) -> int:
         """How many readers a worker with so many cores has."""
         return self.readers or max(2, min(8, cores))
+
+    def prefetch_on(self, readers: int, free_bytes: int) -> int:
+        """How many macro-batches a worker reads ahead that may use a sixteenth of so much free memory for it."""
+        room = free_bytes // 16 // (self.window_events * MACRO_BATCH_BYTES)
+        return self.prefetch if self.prefetch is not None else max(1, min(readers, room))
 
     @property
     def least_workers(self) -> int:

@@ -106,8 +106,10 @@ def test_a_run_learns_the_tastes_and_leaves_everything_in_its_folder(undisturbed
 
 def test_the_same_call_again_returns_the_result_and_trains_nothing(root, dataset, undisturbed):
     told = []
+    (undisturbed.folder / "curves.png").unlink()  # as a start that was killed while it drew leaves it
     again = train(dataset, settings(root), name="undisturbed", on_epoch=told.append)
     assert again.already_finished and again.test == undisturbed.test and not told
+    assert (undisturbed.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_name_taken_by_another_run_is_refused_with_the_difference(root, dataset, undisturbed):

@@ -54,3 +54,15 @@ def test_the_demo_shows_the_first_user_of_the_nearest_length(tmp_path):
     histories = random_histories(users=200, events=(3, 50))
     write_dataset(tmp_path / "films", histories, shards=4)
     assert a_user(tmp_path / "films") == f"u{abs(histories.lengths - 30).argmin()}"
+
+
+def test_an_epochs_line_tells_quality_speed_and_what_was_waited_for():
+    row = {
+        "epoch": 2, "loss": 1.5, "metrics": {"ndcg@10": 0.25}, "popularity": {"ndcg@10": 0.125}, "events_per_second": 12345.6,
+        "wait_share": 0.02, "read_from": "memory", "utilisation": 0.931, "peak_bytes": 1_540_000_000,
+    }  # fmt: skip
+    told = (
+        "loss 1.5000  ndcg@10 0.2500  (popularity 0.1250)  12,346 events/s  2% waiting for data from memory  93% busy  1.5 GB"
+    )
+    assert console.epoch_line(row, "ndcg@10") == f"epoch   2  {told}"
+    assert console.epoch_line({"epoch": 1, "utilisation": None}, "ndcg@10") == "epoch   1"

@@ -106,6 +106,16 @@ def test_what_is_asked_for_is_shown_as_chosen_and_a_slow_wish_is_noted():
     assert told["pinned memory"].value.startswith("off") and told["TF32"].value.startswith("off")
 
 
+def test_how_data_will_be_read_and_steps_made_is_said():
+    told = by_name(
+        of_machine.choices(machine(usable=8), load_config(overrides=["train.threads=8", "cluster.hold_bytes=1073741824"]))
+    )
+    assert told["reading"].value.startswith("8 readers, ") and told["reading"].value.endswith("up to 1.0 GiB held in memory")
+    assert "found by trying" in told["micro-batch"].value
+    told = by_name(of_machine.choices(machine(), load_config(overrides=["train.micro_batch=512", "cluster.prefetch=5"])))
+    assert told["micro-batch"].value.startswith("512 events") and "5 macro-batches ahead" in told["reading"].value
+
+
 def test_why_auto_chose_is_said():
     told = by_name(of_machine.choices(machine(), Config()))["precision"]
     chosen = told.value.partition(":")[0]

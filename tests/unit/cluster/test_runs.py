@@ -7,8 +7,10 @@ import pytest
 from cluster import runs
 from cluster.own_errors import own_error
 from cluster.trainer import _check
-from recsys.config import Config, load_config
+from recsys.config import MACRO_BATCH_BYTES, MODEL_NAMES, RANKING_METRICS, ClusterConfig, Config, load_config
 from recsys.errors import ConfigError, DataError
+from recsys.evaluation.metrics import RANKING
+from recsys.models import MODELS
 from tests.datasets import random_histories, write_dataset
 
 
@@ -100,6 +102,17 @@ def test_the_environment_names_versions(tmp_path, manifest):
 def test_settings_that_would_fail_an_epoch_later_are_refused_at_once(tmp_path, manifest, setting):
     with pytest.raises(ConfigError, match=r"There are|give one of"):
         _check(manifest, load_config(overrides=[setting]), tmp_path)
+
+
+def test_the_names_that_settings_are_checked_by_are_the_models_and_metrics_there_are():
+    assert tuple(MODELS) == MODEL_NAMES
+    assert tuple(RANKING) == RANKING_METRICS
+
+
+@pytest.mark.parametrize(("free", "ahead"), [(1 << 40, 8), (16 * 3 * (1 << 20) * MACRO_BATCH_BYTES, 3), (0, 1)])
+def test_as_much_is_read_ahead_as_readers_and_memory_allow(free, ahead):
+    assert ClusterConfig().prefetch_on(readers=8, free_bytes=free) == ahead
+    assert ClusterConfig(prefetch=0).prefetch_on(readers=8, free_bytes=free) == 0
 
 
 def test_a_dataset_without_train_events_is_refused(tmp_path, manifest):

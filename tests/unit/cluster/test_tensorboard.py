@@ -23,6 +23,7 @@ def row(epoch, **more):
         "events": 4096,
         "events_per_second": 1000.0 * epoch,
         "wait_share": 0.125,
+        "utilisation": 0.75,
         "read_from": "files",
         "metrics": {"ndcg@10": 0.125 * epoch, "hr@10": 0.5},
         "popularity": {"ndcg@10": 0.0625, "hr@10": 0.25},
@@ -73,6 +74,7 @@ def test_the_values_of_every_epoch_are_found_again(tmp_path):
         "train/gradient_norm": [(1, 0.5), (2, 0.5)],
         "speed/events_per_second": [(1, 1000.0), (2, 2000.0)],
         "speed/wait_share": [(1, 0.125), (2, 0.125)],
+        "speed/utilisation": [(1, 0.75), (2, 0.75)],
         "validation/ndcg@10": [(1, 0.125), (2, 0.25)],
         "validation/hr@10": [(1, 0.5), (2, 0.5)],
     }

@@ -1,0 +1,32 @@
+"""How busy a worker is: nearly not while it sleeps, a thread's share while one thread works."""
+
+import time
+
+import torch
+
+from recsys.training.hardware import Hardware
+from recsys.training.utilisation import Utilisation
+
+
+def share_of(work, threads: int) -> float:
+    busy = Utilisation(Hardware(torch.device("cpu"), torch.float32, threads))
+    work()
+    busy.sample()  # asks a GPU only
+    share = busy.share()
+    assert share is not None
+    return share
+
+
+def spin() -> None:
+    used = time.process_time()
+    while time.process_time() - used < 0.2:
+        pass
+
+
+def test_sleeping_is_not_being_busy():
+    assert share_of(lambda: time.sleep(0.2), threads=1) < 0.5
+
+
+def test_one_thread_that_works_is_at_most_a_quarter_of_four():
+    assert 0 < share_of(spin, threads=4) <= 0.3
+    assert share_of(spin, threads=1) <= 1
