@@ -25,7 +25,7 @@ from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items, read_manifest
 from recsys.data.histories import Histories
 from recsys.errors import DataError
-from recsys.models import MODELS, Catalogue, Popularity, build
+from recsys.models import Catalogue, Popularity, build
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure

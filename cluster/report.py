@@ -44,9 +44,10 @@ def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
             ("milliseconds a query", f"{index.ann_ms:.3f} (exact {index.exact_ms:.3f})"),
         ]
     if (encoder := manifest.encoder) is not None:
+        longest = f"{manifest.fold_in.parameters['max_length']:.0f}"
         rows += [
             ("encoder against the model", f"{encoder.difference:.1e} apart at most ({encoder.histories} histories)"),
-            ("milliseconds a history", f"{encoder.milliseconds:.2f} (of {manifest.fold_in.parameters['max_length']:.0f} events)"),
+            ("milliseconds a history", f"{encoder.milliseconds:.2f} (of {longest} events)"),
         ]
     return rows
 

@@ -121,7 +121,7 @@ class Share:
 
     def _usual_length(self, most: int) -> int:
         """Train events of a user on average, of those in a window."""
-        files = self.planned.user_files
+        files = [file for file in self.planned.user_files if file.train_events]
         events, users = sum(file.train_events for file in files), sum(file.rows for file in files)
         return max(1, min(most, round(events / max(users, 1))))
 

@@ -124,7 +124,7 @@ class ModelConfig(Section):
     """sasrec: events of a user that are looked back on, at most; longer histories are learnt from in several windows."""
     blocks: int = Field(2, ge=0)
     """sasrec: blocks of the transformer."""
-    heads: int = Field(2, ge=1)
+    heads: int = Field(1, ge=1)
     """sasrec: heads of the attention; they divide dim."""
     width: int = Field(4, ge=1)
     """sasrec: width of the feed-forward layers, as a multiple of dim."""

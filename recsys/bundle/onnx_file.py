@@ -14,7 +14,7 @@ STANDARD = ("", "ai.onnx")
 
 
 def refuse_unsafe(path: Path, content: bytes) -> None:
-    """Raises BundleError unless these bytes of a file are a model that names no other file, and operators of the standard only."""
+    """Raises BundleError unless a file's bytes are a model that names no other file, and operators of the standard only."""
     import onnx  # half a second that bundles without an encoder need not wait for
 
     try:

@@ -43,8 +43,9 @@ class StoredHistories:
 class Bundle:
     """An open bundle. Shapes: U users, N items, D dimensions, P items that were watched in training.
 
-    popular: [P] int32; item_vectors: [N, D], user_vectors: [U, D] and gram: [D, D], None where the model has none; encoder: an
-    ONNX model that is safe to parse, fed with rows of item_inputs [N, I]; indexed: int32, ascending: items that `index` holds and personalised lists are made of.
+    popular: [P] int32; item_vectors: [N, D], user_vectors: [U, D], gram: [D, D], encoder: an ONNX model that is safe to parse,
+    item_inputs: [N, I] that it is fed with in place of item_vectors: None where the model has none;
+    indexed: int32, ascending: items that `index` holds and personalised lists are made of.
     """
 
     folder: Path

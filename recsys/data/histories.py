@@ -39,7 +39,10 @@ class Pairs:
         """Parts of at most so many events; what they share, they share."""
         if most is None or len(self) <= most:
             return [self]
-        return [replace(self, **{n: getattr(self, n)[i : i + most] for n in ("user", "item", "rating")}) for i in range(0, len(self), most)]
+        return [
+            replace(self, **{n: getattr(self, n)[i : i + most] for n in ("user", "item", "rating")})
+            for i in range(0, len(self), most)
+        ]
 
 
 @dataclass(frozen=True)

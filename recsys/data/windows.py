@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from recsys.data.hashing import mixed
 from recsys.data.histories import Histories, ranges
 
+# Shapes are rounded up to these, since libraries prepare themselves for each new one: a thousand cost more than the padding.
+ROUND_TOKENS, ROUND_ROWS = 8, 16
+
 
 @dataclass(frozen=True)
 class Padded:
-    """Where the tokens of W windows are in an array [W, L], flattened: windows from its left, the rest is padding.
+    """Where the tokens of W windows are in an array of `shape` ([at least W, L]), flattened: windows from its left, the rest is
+    padding.
 
     event: [T] each token's place among all events; place: [T] in the array; last: [W] place of each window's last token, of
     an empty window its first.
@@ -32,11 +36,12 @@ class Padded:
 
 @dataclass(frozen=True)
 class Windows:
-    """Consecutive events of some user each: [first, last) into item [E] int32. first, last: [W] int64."""
+    """Consecutive events of some user each, at most `most`: [first, last) into item [E] int32. first, last: [W] int64."""
 
     item: NDArray[np.int32]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+    most: int
 
     def __len__(self) -> int:
         return len(self.first)
@@ -56,22 +61,26 @@ class Windows:
         longest = self.lengths[order]
         buckets, start = [], 0
         while start < len(order):
-            rows = max(1, tokens // max(int(longest[start]), 1))
+            rows = max(1, tokens // self._rounded(int(longest[start])))
+            rows -= rows % ROUND_ROWS if rows > ROUND_ROWS else 0
             buckets.append(order[start : start + rows])
             start += rows
         return buckets
 
     def padded(self) -> Padded:
-        """All of them padded to the longest; no window becomes one of padding alone, so that there is always something."""
+        """All of them padded to the longest, rounded up; there may be rows of padding alone, of no windows at all one."""
         lengths = self.lengths
-        longest = max(int(lengths.max(initial=0)), 1)
+        longest = self._rounded(int(lengths.max(initial=0)))
         starts = np.arange(len(self), dtype=np.int64) * longest
         return Padded(
-            shape=(max(len(self), 1), longest),
+            shape=(_up(len(self), ROUND_ROWS) if len(self) > ROUND_ROWS else max(len(self), 1), longest),
             event=ranges(self.first, self.last),
             place=ranges(starts, starts + lengths),
             last=starts + np.maximum(lengths - 1, 0),
         )
+
+    def _rounded(self, longest: int) -> int:
+        return min(_up(max(longest, 1), ROUND_TOKENS), self.most)
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def training_windows(histories: Histories, max_length: int, seed: int) -> Window
     user = np.repeat(np.arange(len(told)), count)
     start, end = histories.offsets[:-1][user], histories.offsets[:-1][user] + told[user]
     first = start - ahead[user] + number * max_length
-    return Windows(histories.item, np.maximum(first, start), np.minimum(first + max_length, end))
+    return Windows(histories.item, np.maximum(first, start), np.minimum(first + max_length, end), max_length)
 
 
 def last_windows(histories: Histories, max_length: int, known: NDArray[np.bool_] | None = None) -> Windows:
@@ -125,7 +134,11 @@ def last_windows(histories: Histories, max_length: int, known: NDArray[np.bool_]
     if known is not None and not known[histories.item].all():
         histories = _only(histories, known[histories.item])
     last = histories.offsets[1:]
-    return Windows(histories.item, np.maximum(histories.offsets[:-1], last - max_length), last)
+    return Windows(histories.item, np.maximum(histories.offsets[:-1], last - max_length), last, max_length)
+
+
+def _up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
 
 
 def _only(histories: Histories, kept: NDArray[np.bool_]) -> Histories:

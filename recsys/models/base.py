@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
 from torch.nn import functional as F
 
 from recsys.config import ModelConfig

@@ -120,7 +120,10 @@ class Tastes:
             return None
         offsets = np.array([0, usable.sum()])
         parameters = bundle.manifest.fold_in.parameters
-        return fold_in(bundle.item_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters)[0]
+        vector: NDArray[np.float32] = fold_in(
+            bundle.item_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters
+        )[0]
+        return vector
 
     def _as_trained(self, items: Items) -> Items:
         """In order; where the dataset keeps no repeats, an item that comes again moves to its last place."""

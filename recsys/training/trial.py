@@ -51,7 +51,7 @@ def random_sequences(length: int, items: int, negatives: int, device: torch.devi
         windows = max(1, events // length)
         item = torch.randint(items, (windows * length + 1,), generator=generator).int().numpy()
         first = np.arange(windows, dtype=np.int64) * length
-        return Sequences(Windows(item, first, first + length), _drawn(items, negatives, generator, device), events)
+        return Sequences(Windows(item, first, first + length, length), _drawn(items, negatives, generator, device), events)
 
     return make
 

@@ -11,7 +11,7 @@ import torch
 
 from recsys.config import Config, ModelConfig, TrainConfig
 from recsys.data.histories import Histories, Pairs
-from recsys.models import Catalogue, build
+from recsys.models import MODELS, Catalogue, build
 from recsys.models.owned import UserRanges
 from recsys.training import checkpoint, hardware, loop
 from recsys.training.negatives import Negatives
@@ -58,7 +58,8 @@ QUICK = TrainConfig(epochs=12, batch_size=256, learning_rate=0.03, precision="fp
 
 def config_of(name: str = "mf", train: TrainConfig = QUICK, **model: object) -> Config:
     """Small and quick, unless said otherwise."""
-    return Config(model=ModelConfig.model_validate({"name": name, "dim": 8, "negatives": 32} | model), train=train)
+    small = {"name": name, "dim": 8, "negatives": 32, "max_length": 8, "heads": 2, "width": 2, "dropout": 0.1}
+    return Config(model=ModelConfig.model_validate(small | model), train=train)
 
 
 def owned_by(rank: int, world_size: int) -> UserRanges:
@@ -81,13 +82,28 @@ def start(
     return checkpoint.start(build(config.model, catalogue, seed), config, dataset, chosen)
 
 
-def batches(world: World, config: Config, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[Pairs]:
-    """This rank's users' train events, permuted, in the effective batch's share; as many on every rank."""
+def batches(world: World, config: Config, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[Pairs | Histories]:
+    """What the model is fed of this rank's users, permuted, in the effective batch's share; as many on every rank."""
+    of = pair_batches if MODELS[config.model.name].batch is Pairs else history_batches
+    return of(world, config.train.batch_size, epoch, rank, world_size)
+
+
+def history_batches(world: World, batch_size: int, epoch: int, rank: int, world_size: int) -> Iterator[Histories]:
+    """Users with about `batch_size` events together."""
+    mine = users_of(owned_by(rank, world_size))
+    order = np.random.default_rng((epoch, rank)).permutation(mine)
+    share = batch_size // WATCHED // world_size
+    for first in range(0, -(-USERS // world_size), share):
+        yield world.train().take(order[first : first + share])
+
+
+def pair_batches(world: World, batch_size: int, epoch: int, rank: int, world_size: int) -> Iterator[Pairs]:
+    """Events."""
     pairs = world.train().pairs()
     mine = np.isin(pairs.user, users_of(owned_by(rank, world_size)))
     order = np.random.default_rng((epoch, rank)).permutation(int(mine.sum()))
     columns = [torch.from_numpy(column[mine][order]) for column in pairs.columns]
-    share = config.train.batch_size // world_size
+    share = batch_size // world_size
     for first in range(0, -(-len(pairs) // world_size), share):
         yield Pairs(*(column[first : first + share] for column in columns))
 

@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 
+import numpy as np
 import planted
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from recsys.config import TrainConfig
-from recsys.data.histories import Pairs
+from recsys.data.histories import Histories, Pairs
 from recsys.evaluation import ranking
-from recsys.training import checkpoint, collective, hardware, loop
+from recsys.training import checkpoint, collective, hardware, loop, trial
 from recsys.training.hardware import Hardware
+from recsys.training.micro_batch import MicroBatch
 from recsys.training.negatives import Negatives
 
 CASES = {
@@ -24,6 +26,8 @@ CASES = {
     "in_batch": {"negative_source": "in_batch", "cosine": False, "temperature": 1.0},
     "bpr": {"loss": "bpr", "cosine": False},
     "mse": {"loss": "mse"},
+    "sasrec": {"name": "sasrec", "dropout": 0.0, "negatives": None},
+    "sasrec_rows": {"name": "sasrec", "dropout": 0.0, "negative_source": "in_batch"},
 }
 
 
@@ -46,7 +50,7 @@ class Mixed(nn.Module):
 
 
 def train_planted(folder: Path, rank: int, world_size: int, case: str) -> None:
-    """Two epochs of MF; then a checkpoint by all, and every rank writes its item rows and its counts."""
+    """Two epochs; then a checkpoint by all, and every rank writes what all share and its counts."""
     world = planted.two_tastes()
     settings = planted.QUICK.model_copy(update={"clip_norm": 0.05})
     config = planted.config_of(train=settings, **CASES[case])
@@ -55,17 +59,28 @@ def train_planted(folder: Path, rank: int, world_size: int, case: str) -> None:
     negatives = Negatives(config.model, world.catalogue.item_counts, 0)
     if rank == 0:  # one worker tries the micro-batch for all, and must not wait for them
         alone = hardware.choose(settings, device=torch.device("cpu"))
-        loop.try_gradients(state.model, alone, owned.ranges[0], planted.ITEMS, config.model.negatives)(64)
+        make = trial.random_pairs(owned.ranges[0], planted.ITEMS, 32, alone.device)
+        if state.owned is None:
+            make = trial.random_sequences(8, planted.ITEMS, 32, alone.device)
+        trial.try_gradients(state.model, alone, make)(64)
+    state.model = loop.distribute(state.model)
     for epoch in range(2):
         parts = [*planted.batches(world, config, epoch, 0, 2)], [*planted.batches(world, config, epoch, 1, 2)]
         mine = parts[rank] if world_size == 2 else [joined(*both) for both in zip(*parts, strict=True)]
         chosen = hardware.choose(settings, device=torch.device("cpu"))
         stats = loop.train_epoch(
-            state.model, mine, state.optimizers, hardware=chosen, negatives=negatives, clip_norm=0.05, epoch=epoch
+            state.model,
+            mine,
+            state.optimizers,
+            hardware=chosen,
+            negatives=negatives,
+            clip_norm=0.05,
+            epoch=epoch,
+            micro_batch=MicroBatch(48) if state.owned is None else None,
         )
     checkpoint.save(folder / "checkpoint", state)
     mine = world.histories.take(planted.users_of(owned))
-    sums = ranking.evaluate(state.model, mine, segment="test", item_counts=world.catalogue.item_counts).over_ranks()
+    sums = ranking.evaluate(loop.bare(state.model), mine, segment="test", item_counts=world.catalogue.item_counts).over_ranks()
     metrics = torch.tensor([*sums.metrics().values(), *sums.people().values()], dtype=torch.float64)
     counted = torch.tensor([stats.loss, stats.events, stats.grad_norm], dtype=torch.float64)
     shared = {name: tensor for name, tensor in state.weights().items() if not state.is_of_users(tensor)}
@@ -118,7 +133,10 @@ def gather(folder: Path, rank: int, world_size: int, _: str) -> None:
 WORK = {case: (train_planted, case) for case in CASES} | {work.__name__: (work, "") for work in (train_mixed, overflow, gather)}
 
 
-def joined(one: Pairs, other: Pairs) -> Pairs:
+def joined(one: Pairs | Histories, other: Pairs | Histories) -> Pairs | Histories:
+    if isinstance(one, Histories):
+        item, user = np.concatenate([one.item, other.item]), np.concatenate([one.user, other.user])
+        return Histories.of_events(user, np.concatenate([one.lengths, other.lengths]), item)
     return Pairs(*(torch.cat(columns) for columns in zip(one.columns, other.columns, strict=True)))
 
 
@@ -170,16 +188,17 @@ def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
 def test_two_workers_are_equal_to_the_bit_and_like_one(one, two, case):
     (alone,), (first, second) = written(one, case), written(two, case)
     assert_same_bits(first, second)
-    assert alone["stats"][1] == planted.USERS * (planted.WATCHED - 2), "every event once"
+    first_told = 1 if case.startswith("sasrec") else 0  # of a history, what comes after the first event
+    assert alone["stats"][1] == planted.USERS * (planted.WATCHED - 2 - first_told), "every event once"
     ours, theirs = (checkpoint.read_weights(folder / case / "checkpoint") for folder in (one, two))
-    assert ours["user_table"].shape[0] == planted.USERS
+    assert first_told or ours["user_table"].shape[0] == planted.USERS
     for name, tensor in (alone | ours).items():
         torch.testing.assert_close(
             (first | theirs)[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("sasrec")])
 def test_a_checkpoint_of_two_goes_on_with_one_and_the_other_way_round(one, two, case):
     """Every row of every user, and its moments, whoever reads them."""
     world = planted.two_tastes()

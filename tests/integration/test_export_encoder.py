@@ -1,4 +1,4 @@
-"""A sequence model from run to bundle on a real Ray: encoded by ONNX Runtime as by PyTorch, and answering as evaluation counted."""
+"""A sequence model from run to bundle on a real Ray: encoded as by PyTorch, and answering as evaluation counted."""
 
 import copy
 import json
@@ -41,7 +41,8 @@ def round_and_round(users: int = 200, seed: int = 0) -> Histories:
     rng = np.random.default_rng(seed)
     lengths = np.concatenate([[1], rng.integers(3, 20, users - 1)])
     starts = rng.integers(0, ITEMS, users)
-    return last_two_held_out(lengths, np.concatenate([(s + np.arange(n)) % ITEMS for s, n in zip(starts, lengths, strict=True)]))
+    rows = [(start + np.arange(length)) % ITEMS for start, length in zip(starts, lengths, strict=True)]
+    return last_two_held_out(lengths, np.concatenate(rows))
 
 
 HISTORIES = round_and_round()
@@ -64,7 +65,8 @@ def root(tmp_path_factory) -> Path:
 def run(root) -> RunResult:
     """Of a dataset with one item that nobody watched."""
     write_dataset(root / "dataset", HISTORIES, items=ITEMS + 1, shards=6, row_group_events=120)
-    return train(root / "dataset", load_config(overrides=[*MODEL, *TRAIN, *SMALL, f"cluster.storage={root / 'runs'}"]), name="s")
+    settings = [*MODEL, *TRAIN, *SMALL, f"cluster.storage={root / 'runs'}"]
+    return train(root / "dataset", load_config(overrides=settings), name="s")
 
 
 @pytest.fixture(scope="module")

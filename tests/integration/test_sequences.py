@@ -1,0 +1,130 @@
+"""A model of whole histories on a real local Ray: the same way as models of events, and as exact."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from cluster.session import session
+from cluster.trainer import RunResult, train
+from recsys.config import ClusterConfig, Config, load_config
+from recsys.errors import ConfigError
+from recsys.training import checkpoint
+from tests.datasets import planted_histories, write_dataset
+
+pytestmark = pytest.mark.ray
+
+HISTORIES = planted_histories()
+TOLD = int((HISTORIES.segment("train").lengths - 1).sum())
+SETTINGS = (
+    "model.name=sasrec",
+    "model.dim=16",
+    "model.max_length=6",
+    "model.blocks=1",
+    "train.batch_size=24",
+    "train.learning_rate=0.01",
+    "train.precision=fp32",
+    "train.threads=1",
+    "train.micro_batch=64",
+    "train.epochs=6",
+    "cluster.readers=1",
+    "cluster.window_events=500",
+    "cluster.mix_shards=4",
+    f"cluster.object_store_bytes={100 << 20}",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=100 << 20)):
+            yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sequences")
+
+
+@pytest.fixture(scope="module")
+def dataset(root) -> Path:
+    write_dataset(root / "dataset", HISTORIES, shards=6, row_group_events=120)
+    return root / "dataset"
+
+
+def settings(root: Path, *more: str) -> Config:
+    return load_config(overrides=[*SETTINGS, f"cluster.storage={root / 'runs'}", *more])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, dataset) -> RunResult:
+    return train(dataset, settings(root, "cluster.num_workers=2"), name="undisturbed")
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_workers_learn_every_event_once_an_epoch_and_find_the_tastes(undisturbed):
+    assert {row["events"] for row in rows_of(undisturbed.folder)} == {TOLD}
+    assert {row["steps"] for row in rows_of(undisturbed.folder)} == {len(HISTORIES) // 24}
+    assert undisturbed.test["ndcg@10"] > 2 * undisturbed.test_popularity["ndcg@10"]
+    best = rows_of(undisturbed.folder)[undisturbed.best_epoch - 1]
+    assert undisturbed.metrics == pytest.approx(best["metrics"])
+
+
+def test_a_worker_killed_mid_epoch_is_replaced_and_the_result_is_the_same(root, dataset, undisturbed):
+    killed = []
+
+    def kill_once(epoch: int, step: int, steps: int) -> None:
+        if epoch >= 2 and 0 < step < steps and not killed:
+            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+            workers[-1].send_signal(signal.SIGKILL)
+            killed.append(step)
+
+    def after_epoch(row: dict) -> None:
+        kill_once(row["epoch"], 1, 2)
+
+    more = ("cluster.num_workers=2", "cluster.checkpoint_steps=2")
+    result = train(dataset, settings(root, *more), name="killed", on_step=kill_once, on_epoch=after_epoch)
+    assert killed and result.test == undisturbed.test
+    ours, theirs = (checkpoint.read_weights(run.folder / "best") for run in (result, undisturbed))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
+
+
+def test_sampled_negatives_and_users_held_out_whole_and_the_micro_batch_found(root, tmp_path):
+    roles = (["train"] * 24 + ["valid"] * 8 + ["test"] * 8) * 6
+    write_dataset(tmp_path / "dataset", HISTORIES, shards=6, row_group_events=120, roles=roles)
+    more = ("model.negatives=32", "train.micro_batch=none", "train.epochs=8")
+    result = train(tmp_path / "dataset", settings(root, *more), name="by-user")
+    assert result.test["ndcg@10"] > 2 * result.test_popularity["ndcg@10"]
+    assert rows_of(result.folder)[0]["micro_batch"] > 0
+
+
+def test_a_refit_learns_from_all_segments(root, dataset):
+    result = train(dataset, settings(root), name="refit", refit_epochs=1)
+    assert [row["events"] for row in rows_of(result.folder)] == [len(HISTORIES.item) - len(HISTORIES)]
+
+
+def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, undisturbed):
+    ids = [f"i{number}" for number in np.random.default_rng(0).permutation(80)]
+    write_dataset(tmp_path / "old", HISTORIES, shards=6, item_ids=[f"i{number}" for number in range(80)])
+    write_dataset(tmp_path / "new", HISTORIES, shards=6, item_ids=ids)
+    first = train(tmp_path / "old", settings(root, "train.epochs=1"), name="first")
+    barely = settings(root, "train.epochs=1", "train.learning_rate=1e-9")
+    warm = train(tmp_path / "new", barely, name="warm", begin_from=first.folder)
+    old, new = (checkpoint.read_weights(run.folder / "best") for run in (first, warm))
+    places = [int(name[1:]) for name in ids]
+    np.testing.assert_allclose(new["item_table"], old["item_table"][places], atol=1e-6)
+    np.testing.assert_allclose(new["encoder.norm.weight"], old["encoder.norm.weight"], atol=1e-6)
+
+
+def test_ratings_are_refused_before_anything_starts(root, dataset):
+    with pytest.raises(ConfigError, match="sasrec learns by one of softmax, gbce"):
+        train(dataset, settings(root, "model.loss=mse"), name="ratings")

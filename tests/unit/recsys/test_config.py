@@ -1,0 +1,38 @@
+"""What suits a model where nothing is set; what is set stands."""
+
+import pytest
+
+from recsys.config import SUITED, Config, ModelConfig, TrainConfig, check_model, load_config
+from recsys.errors import ConfigError
+
+
+def test_a_model_brings_its_own_defaults_and_what_is_set_stands():
+    plain, own = load_config(), load_config(overrides=["model.name=sasrec", "train.epochs=7"])
+    assert (plain.train, plain.model.negatives) == (TrainConfig(), 1024)
+    assert (own.train.learning_rate, own.train.batch_size, own.model.negatives) == (0.001, 128, None)
+    assert own.train.epochs == 7
+    assert own.train.patience == SUITED["sasrec"]["train"]["patience"]
+    assert own.cluster == plain.cluster
+
+
+def test_sections_made_by_hand_are_completed_alike():
+    made = Config(model=ModelConfig(name="sasrec", dim=8), train=TrainConfig(epochs=7, learning_rate=0.01))
+    assert (made.model.dim, made.train.learning_rate, made.train.batch_size) == (8, 0.01, 128)
+
+
+def test_what_was_saved_comes_back_whatever_suits_now(monkeypatch):
+    saved = load_config(overrides=["model.name=sasrec"]).model_dump(mode="json")
+    monkeypatch.setitem(SUITED, "sasrec", {"train": {"learning_rate": 0.5}})
+    assert load_config(base=saved).model_dump(mode="json") == saved
+
+
+def test_every_setting_that_suits_a_model_exists():
+    for name in SUITED:
+        load_config(overrides=[f"model.name={name}"])
+
+
+def test_heads_that_do_not_divide_the_vector_are_refused():
+    check_model(ModelConfig(name="sasrec", dim=8, heads=2))
+    check_model(ModelConfig(name="mf", dim=7, heads=2))
+    with pytest.raises(ConfigError, match=r"model\.heads = 3: must divide model\.dim = 8"):
+        check_model(ModelConfig(name="sasrec", dim=8, heads=3))
