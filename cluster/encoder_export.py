@@ -27,8 +27,8 @@ from recsys.retrieval.encoder import INPUT, OUTPUT, Encoder
 
 COMPARED = 256  # users whose histories are encoded by both
 TIMED = 15
-# Sums in another order move a number by about 1e-6 (largest seen: docs/log.md). A mask, a position or a norm that is not the
-# model's moves it by 1e-3 and more. Golden queries allow scores as much.
+# Sums in another order move a number by less than 1e-6; positions, a mask or a window that are not the model's by 1e-2 and more
+# (docs/log.md). Golden queries allow scores as much.
 TOLERANCE = 1e-4
 
 
