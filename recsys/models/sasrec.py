@@ -23,6 +23,10 @@ from recsys.models.transformer import Encoder
 # Tokens encoded at once, padding counted, where no gradients are made.
 EVALUATED = 1 << 15
 
+# Of the items' vectors to begin with. Small, so that scores begin alike: after 260 steps of 32 users of ml-1m NDCG@10 on
+# validation was .090, and with vectors of length 1 .037.
+DEVIATION = 0.02
+
 
 class SASRec(nn.Module):
     """score(u, i) = encoder(items of u's history) · v_i, or their cosine. The vectors v are the encoder's input, too.
@@ -44,8 +48,10 @@ class SASRec(nn.Module):
         self.confidence = losses.gbce_confidence(negatives, catalogue.trained, config.calibration)
         # Where every step touches every item, its gradient is as large as the table: sparse would be the slower way.
         self.touches_all = config.negative_source == "uniform" and negatives >= catalogue.trained
+        # Length 1 where only the direction counts.
+        deviation = config.dim**-0.5 if config.cosine else DEVIATION
         generator = torch.Generator().manual_seed(seed_of(seed, "items"))
-        self.item_table = nn.Parameter(torch.randn(catalogue.items, config.dim, generator=generator) * config.dim**-0.5)
+        self.item_table = nn.Parameter(torch.randn(catalogue.items, config.dim, generator=generator) * deviation)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "encoder"))
             self.encoder = Encoder(

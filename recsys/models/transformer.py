@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Of the positions to begin with; the vectors of items have 1 beside it.
+# Of the positions to begin with.
 POSITION_DEVIATION = 0.1
 
 
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, items_BLD: Tensor) -> Tensor:
-        """Item vectors of length about 1, as they are exported."""
+        """Item vectors as they are exported, zeros for padding."""
         x = items_BLD * self.scale + self.position[: items_BLD.shape[1]]
         x = dropout(x, self.dropout if self.training else 0)
         for block in self.blocks:
@@ -76,6 +76,6 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     """F.dropout; on a CPU with the rate rounded to 1/256, since a random byte costs a fifth of a random number."""
     if not rate or x.is_cuda:
         return F.dropout(x, rate, bool(rate))
-    dropped = round(rate * 256)
+    dropped = min(round(rate * 256), 255)
     bits = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),)).view(torch.uint8)[: x.numel()].view(x.shape)
     return x * (bits >= dropped).to(x.dtype).mul_(256 / (256 - dropped))
