@@ -17,14 +17,15 @@ from cluster import runs
 from cluster.trainer import train
 from recsys.bundle import store
 from recsys.bundle.manifest import FoldIn
+from recsys.bundle.read import Bundle
 from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
 from recsys.config import Config, IndexConfig
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items, read_manifest
 from recsys.data.histories import Histories
-from recsys.errors import BundleError, DataError
-from recsys.models import MODELS, Catalogue, Popularity, build
+from recsys.errors import DataError
+from recsys.models import Catalogue, Popularity, build
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure
@@ -60,22 +61,25 @@ def export(
     name: by default the run's. refit: first train on all segments for as many epochs as validation chose, on the Ray that
     the caller connected (`cluster.session`); the metrics stay those of the run. index: settings in place of the run's.
     Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from, BundleError where
-    the vectors are not finite, the version exists, or the model cannot be served, ConfigError for a name no bundle can have.
+    the vectors are not finite, the version exists, or the exported encoder is not the model's, ConfigError for a name that no
+    bundle can have.
     """
     run = Path(run).resolve()
     name = store.plain(name or run.name)
     source = _open(run)
-    if getattr(MODELS[source.config.model.name], "fold_in", "ridge") != "ridge":
-        raise BundleError(
-            f"{run}: {source.config.model.name} cannot be served yet: a bundle has no room for the encoder that makes its "
-            "vectors from histories. Export a run of another model, such as mf."
-        )
     if refit and source.config.model.name != "popularity":
         source = _refitted(run, source)
     source = replace(source, refit=refit)
     index = index or source.config.index
-    contents = _contents(source, index)
-    return write_bundle(Path(bundles), name, contents, version=version, finish=partial(measure, audit_users=index.audit_users))
+    items = _items(source)
+    counts = items.column(schema.COUNT).to_numpy()
+    contents = _contents(source, items, counts, index)
+    model = None if source.config.model.name == "popularity" else _model(source, counts)
+    if model is not None:
+        contents = _with_vectors(contents, source, model, counts, index)
+
+    finish = partial(_measured, model=model, audit_users=index.audit_users)
+    return write_bundle(Path(bundles), name, contents, version=version, finish=finish)
 
 
 def _open(run: Path) -> _Source:
@@ -98,12 +102,10 @@ def _refitted(run: Path, source: _Source) -> _Source:
     return replace(source, trained=done.folder)
 
 
-def _contents(source: _Source, index: IndexConfig) -> BundleContents:
-    items = _items(source)
-    counts = items.column(schema.COUNT).to_numpy()
+def _contents(source: _Source, items: pa.Table, counts: NDArray[np.int64], index: IndexConfig) -> BundleContents:
     result, manifest = source.result, source.manifest
     on = schema.TEST if result["test"] else schema.VALID
-    contents = BundleContents(
+    return BundleContents(
         model=source.config.model.name,
         items=items,
         popular=Popularity(counts).ranked,
@@ -119,25 +121,48 @@ def _contents(source: _Source, index: IndexConfig) -> BundleContents:
         exclude_seen=manifest.repeats != "keep",
         recall_floor=index.recall_floor,
     )
-    return contents if source.config.model.name == "popularity" else _with_vectors(contents, source, counts, index)
 
 
-def _with_vectors(contents: BundleContents, source: _Source, counts: NDArray[np.int64], index: IndexConfig) -> BundleContents:
-    model = _model(source, counts)
+def _with_vectors(
+    contents: BundleContents, source: _Source, model: Any, counts: NDArray[np.int64], index: IndexConfig
+) -> BundleContents:
     trained = np.flatnonzero(counts).astype(np.int32)
     vectors = _numpy(model.item_vectors())
     vectors[counts == 0] = 0
     built, report = ann.build(vectors, trained, index)
-    return replace(
+    contents = replace(
         contents,
         item_vectors=vectors,
         index=faiss.serialize_index(built),
         report=report,
         known_user=model.known_user,
-        fold_in=FoldIn(kind="ridge", parameters=model.fold_in_parameters()),
-        gram=gram_of(vectors, trained),
         blocks=_blocks(source, model if model.known_user == "table" else None),
     )
+    if model.fold_in == "onnx":
+        return _with_encoder(contents, model)
+    ridge = FoldIn(kind="ridge", parameters=model.fold_in_parameters())
+    return replace(contents, fold_in=ridge, gram=gram_of(vectors, trained))
+
+
+def _with_encoder(contents: BundleContents, model: Any) -> BundleContents:
+    """A model whose encoder is fed with other rows than its item vectors has `item_inputs()`: [N, I]."""
+    from cluster.encoder_export import to_onnx  # ONNX takes half a second to import
+
+    assert contents.item_vectors is not None
+    inputs = _numpy(model.item_inputs()) if hasattr(model, "item_inputs") else None
+    width = (contents.item_vectors if inputs is None else inputs).shape[1]
+    parameters = model.fold_in_parameters() | {"max_length": model.max_length}
+    fold_in = FoldIn(kind="onnx", parameters=parameters)
+    return replace(contents, fold_in=fold_in, encoder=to_onnx(model, width), item_inputs=inputs)
+
+
+def _measured(bundle: Bundle, *, model: Any, audit_users: int) -> dict[str, Any]:
+    """Fields of the manifest that take the finished files."""
+    if bundle.encoder is None:
+        return measure(bundle, audit_users)
+    from cluster.encoder_export import compare
+
+    return {"encoder": compare(bundle, model), **measure(bundle, audit_users)}
 
 
 def _model(source: _Source, counts: NDArray[np.int64]) -> Any:

@@ -43,6 +43,12 @@ def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
             ("recall@10 against exact", f"{index.recall_at_10:.4f} (at least {index.recall_low:.4f}, {index.users} users)"),
             ("milliseconds a query", f"{index.ann_ms:.3f} (exact {index.exact_ms:.3f})"),
         ]
+    if (encoder := manifest.encoder) is not None:
+        longest = f"{manifest.fold_in.parameters['max_length']:.0f}"
+        rows += [
+            ("encoder against the model", f"{encoder.difference:.1e} apart at most ({encoder.histories} histories)"),
+            ("milliseconds a history", f"{encoder.milliseconds:.2f} (of {longest} events)"),
+        ]
     return rows
 
 

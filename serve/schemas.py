@@ -36,7 +36,7 @@ class RecommendRequest(_In):
     user: Id | None = None
     """A user's id, as in the data: always a string."""
     history: list[HistoryEvent] | None = Field(None, max_length=MAX_LIST)
-    """What he took, oldest first; nothing needs to be known about him."""
+    """What he took, oldest first; where events have times, these order them. Nothing needs to be known about him."""
     k: int = Field(10, ge=1)
     """How many items; fewer come back only where fewer are left."""
     exclude_seen: bool | None = None

@@ -23,6 +23,8 @@ HISTORY_RATING = "history/rating.npy"  # [E] float32
 HISTORY_TIME = "history/time.npy"  # [E] int64
 HISTORY_BOUNDS = "history/bounds.npy"  # [U, 2] int32: valid_from, test_from
 FOLD_IN_GRAM = "fold_in_gram.npy"  # [D, D] float64; only where fold_in = "ridge"
+ENCODER = "encoder.onnx"  # items [1, L, I] → user [1, D]; only where fold_in = "onnx"
+ITEM_INPUTS = "item_inputs.npy"  # [N, I] float32: what the encoder is fed; only where that is not item_vectors.npy
 FILES = frozenset(
     {
         ITEM_VECTORS,
@@ -39,6 +41,8 @@ FILES = frozenset(
         HISTORY_TIME,
         HISTORY_BOUNDS,
         FOLD_IN_GRAM,
+        ENCODER,
+        ITEM_INPUTS,
     }
 )
 """Every file a bundle of this format version may hold: any other name, and so any path out of it, is refused."""
@@ -71,8 +75,21 @@ class IndexReport(_Part):
     exact_ms: float
 
 
+class EncoderReport(_Part):
+    """How far the encoder is from the model it was made from, measured at export on real histories.
+
+    difference: the largest of any number of any of their vectors, as a share of the largest number or, where that is below 1,
+    as it is; longest: events of the longest history; milliseconds: to encode one of `max_length` events, one thread.
+    """
+
+    histories: int
+    longest: int
+    difference: float
+    milliseconds: float
+
+
 class GoldenQuery(_Part):
-    """A history, and the exact answer the bundle must give to it before it is served."""
+    """A history, oldest event first, and the exact answer the bundle must give to it before it is served."""
 
     items: tuple[int, ...]
     ratings: tuple[float, ...]
@@ -82,9 +99,10 @@ class GoldenQuery(_Part):
 
 class FoldIn(_Part):
     """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items,
-    `none` for models without vectors. The exact formula is `recsys.retrieval.fold_in`."""
+    `onnx` runs an encoder over its last `max_length` items, `none` is for models without vectors. The exact formula of ridge is
+    `recsys.retrieval.fold_in`, what an encoder is given `recsys.retrieval.encoder`."""
 
-    kind: Literal["ridge", "none"]
+    kind: Literal["ridge", "onnx", "none"]
     parameters: dict[str, float] = {}
 
 
@@ -113,5 +131,6 @@ class Manifest(_Part):
     known_until: Literal["valid", "test", "end"] = "end"
     recall_floor: float
     index: IndexReport | None
+    encoder: EncoderReport | None = None
     golden: tuple[GoldenQuery, ...]
     files: dict[str, FileEntry]

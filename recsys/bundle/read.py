@@ -14,6 +14,7 @@ from recsys.bundle import manifest as layout
 from recsys.bundle.arrays import read_array
 from recsys.bundle.ids import UserIds
 from recsys.bundle.manifest import Manifest
+from recsys.bundle.onnx_file import refuse_unsafe
 from recsys.data import schema
 from recsys.errors import BundleError
 
@@ -42,7 +43,8 @@ class StoredHistories:
 class Bundle:
     """An open bundle. Shapes: U users, N items, D dimensions, P items that were watched in training.
 
-    popular: [P] int32; item_vectors: [N, D], user_vectors: [U, D] and gram: [D, D], None where the model has none;
+    popular: [P] int32; item_vectors: [N, D], user_vectors: [U, D], gram: [D, D], encoder: an ONNX model that is safe to parse,
+    item_inputs: [N, I] that it is fed with in place of item_vectors: None where the model has none;
     indexed: int32, ascending: items that `index` holds and personalised lists are made of.
     """
 
@@ -55,6 +57,8 @@ class Bundle:
     item_vectors: NDArray[np.float32] | None = None
     user_vectors: NDArray[np.float32] | None = None
     gram: NDArray[np.float64] | None = None
+    encoder: bytes | None = None
+    item_inputs: NDArray[np.float32] | None = None
     index: Any = None
     indexed: NDArray[np.int32] | None = None
 
@@ -89,6 +93,8 @@ def load(folder: Path, manifest: Manifest) -> Bundle:
         item_vectors=_optional(folder, manifest, layout.ITEM_VECTORS, np.float32, (items, dim)),
         user_vectors=_optional(folder, manifest, layout.USER_VECTORS, np.float32, (users, dim)),
         gram=_optional(folder, manifest, layout.FOLD_IN_GRAM, np.float64, (dim, dim)),
+        encoder=_read_encoder(folder, manifest),
+        item_inputs=_optional(folder, manifest, layout.ITEM_INPUTS, np.float32, (items, None)),
         index=index,
         indexed=indexed,
     )
@@ -96,7 +102,7 @@ def load(folder: Path, manifest: Manifest) -> Bundle:
     return bundle
 
 
-def _optional(folder: Path, manifest: Manifest, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
+def _optional(folder: Path, manifest: Manifest, name: str, dtype: Any, shape: tuple[int | None, ...]) -> NDArray[Any] | None:
     return read_array(folder / name, dtype, shape) if name in manifest.files else None
 
 
@@ -141,13 +147,27 @@ def _read_index(folder: Path, manifest: Manifest) -> tuple[Any, NDArray[np.int32
     """The FAISS index, parsed from bytes that were hashed just before, and the items it holds."""
     if manifest.index is None:
         return None, None
-    content = (folder / layout.INDEX).read_bytes()
-    inventory.check_bytes(folder / layout.INDEX, content, manifest.files[layout.INDEX])
+    content = _read_hashed(folder, layout.INDEX, manifest)
     try:
         index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
     except RuntimeError as error:
         raise BundleError(f"{folder / layout.INDEX}: FAISS cannot read it ({error}). Export again.") from None
     return index, _indexed(folder / layout.INDEX, index, manifest)
+
+
+def _read_encoder(folder: Path, manifest: Manifest) -> bytes | None:
+    """The bytes of the encoder, hashed just before, whatever the receipt says: C++ will parse them."""
+    if layout.ENCODER not in manifest.files:
+        return None
+    content = _read_hashed(folder, layout.ENCODER, manifest)
+    refuse_unsafe(folder / layout.ENCODER, content)
+    return content
+
+
+def _read_hashed(folder: Path, name: str, manifest: Manifest) -> bytes:
+    content = (folder / name).read_bytes()
+    inventory.check_bytes(folder / name, content, manifest.files[name])
+    return content
 
 
 def _indexed(path: Path, index: Any, manifest: Manifest) -> NDArray[np.int32]:
@@ -175,6 +195,9 @@ def _cross_check(bundle: Bundle) -> None:
         raise BundleError(f"{bundle.folder}: user vectors where there should be none, or none where needed. Export again.")
     if (bundle.gram is not None) != (manifest.fold_in.kind == "ridge"):
         raise BundleError(f"{bundle.folder}: fold-in without its Gram matrix, or the reverse. Export again.")
+    encodes = manifest.fold_in.kind == "onnx"
+    if (bundle.encoder is not None) != encodes or (bundle.item_inputs is not None and not encodes):
+        raise BundleError(f"{bundle.folder}: fold-in by an encoder without it, or the reverse. Export again.")
     popular = bundle.popular
     if len(popular) and (popular.min() < 0 or popular.max() >= manifest.items):
         raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that do not exist. Export again.")

@@ -36,8 +36,9 @@ class BundleContents:
     """What a bundle is made of. Shapes: U users, E events, N items, D dimensions, P items watched in training.
 
     items: the dataset's items.parquet, row = item; popular: [P] int32, most watched first; item_vectors: [N, D], zeros
-    for items that the index does not hold; index: a serialised FAISS index with its report; gram: [D, D]; blocks: users
-    in the order of their rows, `users` of them with `events` events, so that they can stream through.
+    for items that the index does not hold; index: a serialised FAISS index with its report; gram: [D, D]; encoder: an ONNX
+    model, item_inputs: [N, I] what it is fed where that is not item_vectors; blocks: users in the order of their rows,
+    `users` of them with `events` events, so that they can stream through.
     """
 
     model: str
@@ -52,6 +53,8 @@ class BundleContents:
     known_user: str = "none"
     fold_in: FoldIn = field(default_factory=lambda: FoldIn(kind="none"))
     gram: NDArray[np.float64] | None = None
+    encoder: bytes | None = None
+    item_inputs: NDArray[np.float32] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     dataset: str = ""
     vectors_from: tuple[str, ...] = ("train",)
@@ -125,6 +128,10 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
         write_array(folder / layout.ITEM_VECTORS, contents.item_vectors, np.float32)
     if contents.gram is not None:
         write_array(folder / layout.FOLD_IN_GRAM, contents.gram, np.float64)
+    if contents.item_inputs is not None:
+        write_array(folder / layout.ITEM_INPUTS, contents.item_inputs, np.float32)
+    if contents.encoder is not None:
+        (folder / layout.ENCODER).write_bytes(contents.encoder)
     if contents.index is not None:
         (folder / layout.INDEX).write_bytes(contents.index.tobytes())
 

@@ -20,7 +20,7 @@ KnownUntil = Literal["valid", "test", "end"]
 
 
 class Recommender:
-    """Answers requests from one bundle. Keeps no state between requests, so threads may share it.
+    """Answers requests from one bundle. Keeps no state between requests that shows in an answer, so threads may share it.
 
     Eligible are the items that the index holds; for whom nothing personal is known, those watched in training. If `k`
     eligible items are left after what is hidden, `k` come back, by (-score, item).

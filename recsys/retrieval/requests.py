@@ -27,8 +27,9 @@ class Event:
 class Request:
     """Who asks, and for what.
 
-    user: a known user's id; history: his events, oldest first, or those since the bundle if `user` is given too. Neither:
-    a stranger. exclude_seen: None does what the bundle says; exclude, allow: ids never, or only, to recommend.
+    user: a known user's id; history: his events, or those since the bundle if `user` is given too, oldest first; where they
+    have times, these order them. Neither: a stranger. exclude_seen: None does what the bundle says; exclude, allow: ids never,
+    or only, to recommend.
     """
 
     user: str | None = None

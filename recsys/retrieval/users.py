@@ -3,6 +3,7 @@
 Shapes: E events of a history, N items, D dimensions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
 from recsys.retrieval.catalogue import Catalogue
+from recsys.retrieval.encoder import Encoder
 from recsys.retrieval.filters import Items, contains, union
 from recsys.retrieval.fold_in import fold_in
 from recsys.retrieval.requests import Event
@@ -40,10 +42,12 @@ class User:
 
 
 class Tastes:
-    """Makes tastes from the users and the item vectors of a bundle."""
+    """Makes tastes from the users, the item vectors and the encoder, if there is one, of a bundle."""
 
     def __init__(self, bundle: Bundle, items: Catalogue, known_until: str) -> None:
+        """Raises BundleError where the encoder does not fit."""
         self._bundle, self._items, self._known_until = bundle, items, known_until
+        self._encoder = None if bundle.encoder is None else Encoder(bundle)
 
     def of(self, user_id: str | None, history: Sequence[Event] | None) -> Taste:
         """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
@@ -79,15 +83,15 @@ class Tastes:
         return self._bundle.histories.events(row, self._known_until)
 
     def _of_events(self, row: int | None, history: Sequence[Event]) -> Taste:
-        numbers = [self._items.number(event.item) for event in history]
-        sent = [(item, event.rating) for item, event in zip(numbers, history, strict=True) if item is not None]
+        known = [(self._items.number(event.item), event.rating) for event in _by_time(history)]
+        sent = [(item, rating) for item, rating in known if item is not None]
         items = np.array([item for item, _ in sent], np.int32)
         ratings = np.array([self._rating(rating) for _, rating in sent], np.float32)
         if row is not None:
             stored = self._stored(row)
             items = np.concatenate([self._bundle.histories.item[stored], items])
             ratings = np.concatenate([self._bundle.histories.rating[stored], ratings])
-        unknown = tuple(event.item for item, event in zip(numbers, history, strict=True) if item is None)
+        unknown = tuple(event.item for event in history if self._items.number(event.item) is None)
         why = "no item of the history is in the catalogue" if history else "the history is empty"
         taste = self._folded(items, ratings, why)
         return Taste(taste.vector, taste.seen, taste.reason, unknown)
@@ -100,18 +104,40 @@ class Tastes:
         bundle, seen = self._bundle, union(items)
         if not len(items):
             return Taste(None, seen, why_not)
-        if bundle.item_vectors is None or bundle.indexed is None or bundle.gram is None:
+        if bundle.item_vectors is None:
             return Taste(None, seen)
-        items, ratings = _last_of_each(items, ratings)
+        vector = self._solved(items, ratings) if self._encoder is None else self._encoder(self._as_trained(items))
+        return Taste(vector, seen, "no item of the history was watched in training" if vector is None else None)
+
+    def _solved(self, items: Items, ratings: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """In closed form. Each item once, with its last rating, ascending: the order of a history cannot move a rounding."""
+        bundle = self._bundle
+        assert bundle.item_vectors is not None and bundle.indexed is not None and bundle.gram is not None
+        last = _last_of_each(items)
+        items, ratings = items[last], ratings[last]
         usable = contains(bundle.indexed, items)
         if not usable.any():
-            return Taste(None, seen, "no item of the history was watched in training")
+            return None
         offsets = np.array([0, usable.sum()])
         parameters = bundle.manifest.fold_in.parameters
-        return Taste(fold_in(bundle.item_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters)[0], seen)
+        vector: NDArray[np.float32] = fold_in(
+            bundle.item_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters
+        )[0]
+        return vector
+
+    def _as_trained(self, items: Items) -> Items:
+        """In order; where the dataset keeps no repeats, an item that comes again moves to its last place."""
+        return items[np.sort(_last_of_each(items))] if self._bundle.manifest.exclude_seen else items
 
 
-def _last_of_each(items: Items, ratings: NDArray[np.float32]) -> tuple[Items, NDArray[np.float32]]:
-    """Each item once, with its last rating, ascending: so the order of a history cannot move a rounding."""
-    unique, first_from_end = np.unique(items[::-1], return_index=True)
-    return unique, ratings[::-1][first_from_end]
+def _by_time(history: Sequence[Event]) -> list[Event]:
+    """Oldest first, ties as sent. An event without a time belongs right behind the one sent before it."""
+    latest: float = -math.inf
+    times = [latest := latest if event.time is None else event.time for event in history]
+    return [event for _, event in sorted(zip(times, history, strict=True), key=lambda timed: timed[0])]
+
+
+def _last_of_each(items: Items) -> NDArray[np.intp]:
+    """Where each item is for the last time, by ascending item."""
+    from_end: NDArray[np.intp] = np.unique(items[::-1], return_index=True)[1]
+    return len(items) - 1 - from_end

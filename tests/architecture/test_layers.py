@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.bundles import write_planted
+from tests.encoders import ENCODED
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("recsys", "cluster", "serve")
@@ -178,6 +182,25 @@ def test_retrieval_and_bundle_load_neither_torch_nor_ray() -> None:
     names = [name for name in MODULES if within(name, {"recsys.retrieval", "recsys.bundle"})]
     run = subprocess.run([sys.executable, "-c", LOADED_AFTER, *names], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+ASKED = """
+import sys
+from pathlib import Path
+from recsys.bundle.read import open_bundle
+from recsys.retrieval.recommender import Event, Recommender, Request
+recommender = Recommender(open_bundle(Path(sys.argv[1])))
+(known, sent) = recommender.recommend([Request(user="u1"), Request(history=(Event("i1"), Event("i2")))])
+assert known.path == sent.path == "exact" and "onnxruntime" in sys.modules
+sys.exit(f"loaded: {sorted({'torch', 'ray', 'fastapi'} & set(sys.modules))}")
+"""
+
+
+def test_a_history_is_encoded_without_torch(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", ASKED, str(write_planted(tmp_path / "bundles", **ENCODED))]
+    env = os.environ | {"RECSYS_CACHE": str(tmp_path)}
+    run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, env=env)
+    assert run.stderr == "loaded: []\n"
 
 
 def test_that_check_would_notice() -> None:

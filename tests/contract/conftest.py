@@ -3,6 +3,9 @@
 import pytest
 
 from tests.bundles import write_planted
+from tests.encoders import ENCODED
+
+KINDS = {"table": {}, "encoder": ENCODED}
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +23,17 @@ def bundle(root):
     return write_planted(root)
 
 
-@pytest.fixture(scope="module")
-def shared_bundle(tmp_path_factory):
-    return write_planted(tmp_path_factory.mktemp("shared"))
+@pytest.fixture
+def encoded(root):
+    """A bundle without a table of users: their histories are encoded."""
+    return write_planted(root, "encoded", **ENCODED)
+
+
+@pytest.fixture(params=KINDS)
+def any_bundle(request, root):
+    return write_planted(root, **KINDS[request.param])
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def shared_bundle(request, tmp_path_factory):
+    return write_planted(tmp_path_factory.mktemp("shared"), **KINDS[request.param])

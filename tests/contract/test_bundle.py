@@ -21,6 +21,7 @@ from recsys.config import IndexConfig
 from recsys.data.histories import Histories
 from recsys.errors import BundleError
 from tests.bundles import contents_of, flip, planted, write_planted
+from tests.encoders import ENCODED
 
 # What is written comes back
 
@@ -53,6 +54,12 @@ def test_every_index_comes_back(root, kind):
     ids = opened.index.search(world.user_vectors, 10)[1]
     assert opened.manifest.index.kind == kind and opened.manifest.index.recall_at_10 == 1
     assert ids[3, :5].tolist() == [int(i) for i in np.argsort(-(world.item_vectors[:497] @ world.user_vectors[3]))[:5]]
+
+
+def test_an_encoder_comes_back(encoded):
+    opened = open_bundle(encoded)
+    assert opened.encoder == ENCODED["encoder"] and opened.manifest.fold_in == ENCODED["fold_in"]
+    assert opened.user_vectors is None and opened.gram is None and opened.item_inputs is None
 
 
 def test_popularity_has_no_vectors(root):
@@ -109,16 +116,16 @@ def all_files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_flipped_bit_in_any_file_is_refused(bundle):
-    for path in all_files(bundle):
+def test_a_flipped_bit_in_any_file_is_refused(any_bundle):
+    for path in all_files(any_bundle):
         good = path.read_bytes()
         for place in {0, len(good) // 2, len(good) - 1}:
             path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
             with pytest.raises(BundleError) as refused:
-                open_bundle(bundle)
+                open_bundle(any_bundle)
             assert path.name.split(".")[0] in str(refused.value)
         path.write_bytes(good)
-    open_bundle(bundle)
+    open_bundle(any_bundle)
 
 
 @given(data=st.data())
@@ -137,12 +144,13 @@ def test_random_flips_and_cuts_are_refused(data, shared_bundle):
         path.write_bytes(good)
 
 
-def test_what_cpp_parses_is_hashed_at_every_open(bundle, monkeypatch):
-    open_bundle(bundle)
+@pytest.mark.parametrize("name", ["index.faiss", "encoder.onnx"])
+def test_what_cpp_parses_is_hashed_at_every_open(encoded, monkeypatch, name):
+    open_bundle(encoded)
     trust_every_receipt(monkeypatch)
-    flip(bundle / "index.faiss")
-    with pytest.raises(BundleError, match="altered"):
-        open_bundle(bundle)
+    flip(encoded / name)
+    with pytest.raises(BundleError, match=f"{name}: altered"):
+        open_bundle(encoded)
 
 
 def trust_every_receipt(monkeypatch):
@@ -153,10 +161,10 @@ def trust_every_receipt(monkeypatch):
     )
 
 
-def test_the_second_open_hashes_nothing_but_the_index(bundle, monkeypatch):
-    open_bundle(bundle)
+def test_the_second_open_hashes_nothing_but_what_cpp_parses(any_bundle, monkeypatch):
+    open_bundle(any_bundle)
     monkeypatch.setattr(inventory, "file_sha256", lambda path: pytest.fail(f"{path} was hashed again"))
-    open_bundle(bundle)
+    open_bundle(any_bundle)
 
 
 def test_a_touched_file_is_hashed_again(bundle):
@@ -192,20 +200,20 @@ def test_a_broken_or_unwritable_receipt_only_costs_time(bundle, tmp_path, monkey
 # A2, A3: missing, unexpected and half-written files
 
 
-def test_every_missing_file_is_named(bundle):
-    for path in all_files(bundle):
-        aside = path.rename(bundle.parent.parent / "aside")
+def test_every_missing_file_is_named(any_bundle):
+    for path in all_files(any_bundle):
+        aside = path.rename(any_bundle.parent.parent / "aside")
         with pytest.raises(BundleError, match=path.name):
-            open_bundle(bundle)
+            open_bundle(any_bundle)
         aside.rename(path)
 
 
 @pytest.mark.parametrize("name", ["extra.npy", "history/extra", "users/deep/er.txt", ".hidden"])
-def test_an_unexpected_file_is_named(bundle, name):
-    (bundle / name).parent.mkdir(exist_ok=True)
-    (bundle / name).write_bytes(b"")
+def test_an_unexpected_file_is_named(any_bundle, name):
+    (any_bundle / name).parent.mkdir(exist_ok=True)
+    (any_bundle / name).write_bytes(b"")
     with pytest.raises(BundleError, match=Path(name).name):
-        open_bundle(bundle)
+        open_bundle(any_bundle)
 
 
 def test_no_folder_no_bundle(tmp_path):

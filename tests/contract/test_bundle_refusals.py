@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from recsys.bundle import inventory
 from recsys.bundle.arrays import read_array
@@ -17,7 +18,8 @@ from recsys.bundle.read import open_bundle
 from recsys.config import IndexConfig
 from recsys.errors import BundleError
 from recsys.retrieval.recommender import Recommender
-from tests.bundles import planted, rehash, reseal, write_planted
+from tests.bundles import RIDGE, planted, rehash, reseal, write_planted
+from tests.encoders import ENCODED, encoder_bytes, external
 
 # A4: format versions
 
@@ -143,7 +145,71 @@ def test_rounding_of_another_processor_is_no_fault(bundle):
         Recommender(open_bundle(bundle))
 
 
+def test_golden_queries_see_shuffled_vectors_behind_an_encoder(encoded):
+    vectors = np.load(encoded / "item_vectors.npy")
+    vectors[:57] = vectors[:57][::-1]
+    np.save(encoded / "item_vectors.npy", vectors)
+    rehash(encoded, "item_vectors.npy")
+    with pytest.raises(BundleError, match="golden"):
+        Recommender(open_bundle(encoded))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": None},
+        {"fold_in": RIDGE},
+        {"gram": np.eye(8)},
+        {"item_inputs": np.zeros((59, 8), np.float32)},
+        {"item_inputs": np.full((60, 8), np.nan, np.float32)},
+    ],
+)
+def test_an_encoder_and_what_goes_with_it_are_there_or_not_together(root, changes):
+    with pytest.raises(BundleError):
+        write_planted(root, **(ENCODED | changes))
+    with pytest.raises(BundleError, match="fold-in by an encoder"):
+        write_planted(root, encoder=ENCODED["encoder"])  # beside a ridge that is whole
+
+
 # A6: what is unsafe to open
+
+
+def plain(name, op="Identity", domain="", **attributes):
+    return helper.make_node(op, ["items"], [name], domain=domain, **attributes)
+
+
+def in_a_branch(tensor):
+    """A constant hidden in a graph within the graph."""
+    inner = helper.make_graph([], "inner", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])], [tensor])
+    return helper.make_node("If", ["two"], ["y"], then_branch=inner, else_branch=inner)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "fails|ONNX"),
+        (b"\xff" * 64, "no ONNX model"),
+        (encoder_bytes(constants=[external("w", "secret.bin")]), "'w' outside the file"),
+        (encoder_bytes(constants=[external("w", "../../etc/passwd")]), "outside the file"),
+        (encoder_bytes(nodes=[helper.make_node("Constant", [], ["c"], value=external("v", "secret.bin"))]), "outside the file"),
+        (encoder_bytes(nodes=[in_a_branch(external("deep", "secret.bin"))]), "'deep' outside the file"),
+        (encoder_bytes(nodes=[plain("z", "EPContext", "com.microsoft", embed_mode=0)]), "com.microsoft"),
+        (encoder_bytes(nodes=[plain("z", "Own", "own.domain")]), "own.domain"),
+    ],
+)
+def test_an_encoder_that_reaches_out_of_its_file_is_refused(encoded, tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.bin").write_bytes(bytes(16))  # where a runtime given bytes would look
+    (encoded / "encoder.onnx").write_bytes(content)
+    rehash(encoded, "encoder.onnx")
+    with pytest.raises(BundleError, match=message):
+        Recommender(open_bundle(encoded))
+
+
+def test_a_file_beside_the_encoder_is_refused(encoded):
+    (encoded / "encoder.onnx.data").write_bytes(bytes(16))
+    with pytest.raises(BundleError, match=r"encoder\.onnx\.data: not in the manifest"):
+        open_bundle(encoded)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from recsys.config import ClusterConfig
 from recsys.errors import BundleError, ConfigError, RecsysError, RequestError
 from recsys.retrieval.recommender import Recommender, Request
 from tests.bundles import planted, write_planted
+from tests.encoders import ENCODED
 
 pytestmark = pytest.mark.ray
 
@@ -22,9 +23,10 @@ def cluster(tmp_path_factory):
             yield
 
 
-def test_every_user_gets_his_own_list_once(tmp_path):
+@pytest.mark.parametrize("kind", [{}, ENCODED], ids=["table", "encoder"])
+def test_every_user_gets_his_own_list_once(tmp_path, kind):
     users = module.ROWS + 300
-    folder = write_planted(tmp_path / "bundles", world=planted(users=users))
+    folder = write_planted(tmp_path / "bundles", world=planted(users=users), **kind)
     told = []
     watched = {"workers": 2, "progress": lambda *stage: told.append(stage)}
     assert module.score(tmp_path / "bundles", tmp_path / "lists", k=5, **watched) == users

@@ -8,11 +8,10 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.export import export
 from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.config import ClusterConfig, Config, load_config
-from recsys.errors import BundleError, ConfigError
+from recsys.errors import ConfigError
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
 
@@ -124,12 +123,6 @@ def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, un
     places = [int(name[1:]) for name in ids]
     np.testing.assert_allclose(new["item_table"], old["item_table"][places], atol=1e-6)
     np.testing.assert_allclose(new["encoder.norm.weight"], old["encoder.norm.weight"], atol=1e-6)
-
-
-def test_it_cannot_be_exported_yet_and_says_so(root, undisturbed):
-    with pytest.raises(BundleError, match="sasrec cannot be served yet"):
-        export(undisturbed.folder, root / "bundles", refit=True)
-    assert not (root / "runs" / "undisturbed-refit").exists() and not (root / "bundles").exists()
 
 
 def test_ratings_are_refused_before_anything_starts(root, dataset):
