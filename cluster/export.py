@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from cluster import runs
+from cluster.finished import best_model, open_finished
 from cluster.trainer import train
 from recsys.bundle import store
 from recsys.bundle.manifest import FoldIn
@@ -21,14 +21,12 @@ from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
 from recsys.config import Config, IndexConfig
 from recsys.data import schema
-from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items, read_manifest
+from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
 from recsys.data.histories import Histories
-from recsys.errors import DataError
-from recsys.models import Catalogue, Popularity, build
+from recsys.models import Popularity
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure
-from recsys.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,8 @@ def export(
 
 
 def _open(run: Path) -> _Source:
-    result = runs.read_json(run / runs.RESULT)
-    if result is None:
-        if not (run / runs.CONFIG).is_file():
-            raise DataError(f"{run}: no run folder. `recsys train DATASET` makes one and prints where it is.")
-        raise DataError(f"{run}: this run is not finished. The command that started it goes on with it.")
-    dataset = Path(result["dataset"])
-    manifest = read_manifest(dataset)
-    if manifest.fingerprint != result["fingerprint"]:
-        raise DataError(f"{dataset}: not the dataset that {run.name} learnt from; it was prepared anew. Train again.")
-    return _Source(result, Config.model_validate(result["config"]), dataset, manifest, run, refit=False)
+    found = open_finished(run)
+    return _Source(found.result, found.config, found.dataset, found.manifest, found.folder, refit=False)
 
 
 def _refitted(run: Path, source: _Source) -> _Source:
@@ -107,6 +97,7 @@ def _contents(source: _Source, index: IndexConfig) -> BundleContents:
         blocks=_blocks(source, None),
         config=source.config.model_dump(mode="json"),
         dataset=manifest.fingerprint,
+        split=manifest.split,
         vectors_from=schema.SEGMENTS if source.refit else (schema.TRAIN,),
         metrics_on=on,
         metrics=result["test"] or result["metrics"],
@@ -118,7 +109,7 @@ def _contents(source: _Source, index: IndexConfig) -> BundleContents:
 
 
 def _with_vectors(contents: BundleContents, source: _Source, counts: NDArray[np.int64], index: IndexConfig) -> BundleContents:
-    model = _model(source, counts)
+    model = best_model(source.trained, source.config, source.manifest, counts)
     trained = np.flatnonzero(counts).astype(np.int32)
     vectors = _numpy(model.item_vectors())
     vectors[counts == 0] = 0
@@ -133,18 +124,6 @@ def _with_vectors(contents: BundleContents, source: _Source, counts: NDArray[np.
         gram=gram_of(vectors, trained),
         blocks=_blocks(source, model if model.known_user == "table" else None),
     )
-
-
-def _model(source: _Source, counts: NDArray[np.int64]) -> Any:
-    manifest = source.manifest
-    catalogue = Catalogue(manifest.users, manifest.items, counts, manifest.mean_rating)
-    model = build(source.config.model, catalogue, source.config.train.seed)
-    best = source.trained / runs.BEST
-    try:
-        model.load_state_dict(checkpoint.read_weights(best))
-    except RuntimeError as error:
-        raise DataError(f"{best}: not of this release's {source.config.model.name}. Train again.\n{error}") from None
-    return model.eval()
 
 
 def _items(source: _Source) -> pa.Table:

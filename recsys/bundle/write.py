@@ -27,7 +27,7 @@ from recsys.errors import BundleError
 STAGING = ".staging-"
 ABANDONED_AFTER_SECONDS = 24 * 3600
 Finish = Callable[[Bundle], dict[str, Any]]
-COPIED: tuple[str, ...] = ("model", "config", "dataset", "vectors_from", "metrics_on", "metrics", "popularity", "users")
+COPIED: tuple[str, ...] = ("model", "config", "dataset", "split", "vectors_from", "metrics_on", "metrics", "popularity", "users")
 COPIED += ("events", "known_user", "fold_in", "exclude_seen", "known_until", "recall_floor")
 
 
@@ -54,6 +54,7 @@ class BundleContents:
     gram: NDArray[np.float64] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     dataset: str = ""
+    split: str | None = None
     vectors_from: tuple[str, ...] = ("train",)
     metrics_on: str = "valid"
     metrics: dict[str, float] = field(default_factory=dict)
