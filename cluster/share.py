@@ -22,7 +22,6 @@ from cluster.finished import cutoffs, folded_in
 from cluster.held import HeldShards, fit_in_memory
 from cluster.samples import cache_folder
 from cluster.task import Task
-from recsys.config import Config
 from recsys.data import schema
 from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
 from recsys.data.histories import Histories, Pairs
