@@ -184,6 +184,34 @@ def train(
 
 
 @app.command()
+def evaluate(
+    what: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A finished run's folder, or a bundle's.")],
+    dataset: Annotated[
+        Path | None, typer.Argument(help="The dataset, where a run's has moved; a bundle needs it for `negatives` only.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="full, negatives (stored with the dataset) or by-user (80% shown).")] = "full",
+    segment: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    json_: JsonOption = False,
+) -> None:
+    """Measure a run or a bundle on what it has not learnt from, with intervals, popularity beside it."""
+    from cluster import evaluate_report as report
+    from cluster.evaluate import evaluate as measure
+
+    with console.ProgressView() as view:
+        found = measure(what, dataset, protocol=protocol, segment=segment, progress=view.stage)
+    told = report.as_json(found)
+    if json_:
+        return console.print_json(told)
+    headers = ("metric", found.model, *report.HEADERS[2:])
+    console.print_rows(f"{found.kind} {found.what}", headers, report.rows(told), right=headers[1:], fold=False)
+    if (row := report.exact_row(told)) is not None:
+        right = report.EXACT_HEADERS[1:]
+        console.print_rows("By the index against exact search", report.EXACT_HEADERS, [row], right=right, fold=False)
+    console.say(report.protocol_line(found))
+    console.say(report.people_line(told))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles"),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from cluster import runs
+from cluster.finished import best_model, open_finished
 from cluster.trainer import train
 from recsys.bundle import store
 from recsys.bundle.manifest import FoldIn
@@ -22,14 +22,12 @@ from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
 from recsys.config import Config, IndexConfig
 from recsys.data import schema
-from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items, read_manifest
+from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
 from recsys.data.histories import Histories
-from recsys.errors import DataError
-from recsys.models import Catalogue, Popularity, build
+from recsys.models import Popularity
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure
-from recsys.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -74,25 +72,17 @@ def export(
     items = _items(source)
     counts = items.column(schema.COUNT).to_numpy()
     contents = _contents(source, items, counts, index)
-    model = None if source.config.model.name == "popularity" else _model(source, counts)
-    if model is not None:
+    model = None
+    if source.config.model.name != "popularity":
+        model = best_model(source.trained, source.config, source.manifest, counts)
         contents = _with_vectors(contents, source, model, counts, index)
-
     finish = partial(_measured, model=model, audit_users=index.audit_users)
     return write_bundle(Path(bundles), name, contents, version=version, finish=finish)
 
 
 def _open(run: Path) -> _Source:
-    result = runs.read_json(run / runs.RESULT)
-    if result is None:
-        if not (run / runs.CONFIG).is_file():
-            raise DataError(f"{run}: no run folder. `recsys train DATASET` makes one and prints where it is.")
-        raise DataError(f"{run}: this run is not finished. The command that started it goes on with it.")
-    dataset = Path(result["dataset"])
-    manifest = read_manifest(dataset)
-    if manifest.fingerprint != result["fingerprint"]:
-        raise DataError(f"{dataset}: not the dataset that {run.name} learnt from; it was prepared anew. Train again.")
-    return _Source(result, Config.model_validate(result["config"]), dataset, manifest, run, refit=False)
+    found = open_finished(run)
+    return _Source(found.result, found.config, found.dataset, found.manifest, found.folder, refit=False)
 
 
 def _refitted(run: Path, source: _Source) -> _Source:
@@ -114,6 +104,7 @@ def _contents(source: _Source, items: pa.Table, counts: NDArray[np.int64], index
         blocks=_blocks(source, None),
         config=source.config.model_dump(mode="json"),
         dataset=manifest.fingerprint,
+        split=manifest.split,
         vectors_from=schema.SEGMENTS if source.refit else (schema.TRAIN,),
         metrics_on=on,
         metrics=result["test"] or result["metrics"],
@@ -163,18 +154,6 @@ def _measured(bundle: Bundle, *, model: Any, audit_users: int) -> dict[str, Any]
     from cluster.encoder_export import compare
 
     return {"encoder": compare(bundle, model), **measure(bundle, audit_users)}
-
-
-def _model(source: _Source, counts: NDArray[np.int64]) -> Any:
-    manifest = source.manifest
-    catalogue = Catalogue(manifest.users, manifest.items, counts, manifest.mean_rating)
-    model = build(source.config.model, catalogue, source.config.train.seed)
-    best = source.trained / runs.BEST
-    try:
-        model.load_state_dict(checkpoint.read_weights(best))
-    except RuntimeError as error:
-        raise DataError(f"{best}: not of this release's {source.config.model.name}. Train again.\n{error}") from None
-    return model.eval()
 
 
 def _items(source: _Source) -> pa.Table:

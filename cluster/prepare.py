@@ -26,6 +26,7 @@ from recsys.data.dataset import DatasetManifest, SourceFile, file_sha256, read_m
 from recsys.data.folder import building, check_destination, check_rejects, collect_rejects, write_manifest
 from recsys.data.forget import Forgotten, nobody
 from recsys.data.items import join_catalogue, write_items
+from recsys.data.negatives import parse_ncf, write_negatives
 from recsys.data.sources import recognise
 from recsys.data.sources.base import EventFile, Source
 from recsys.data.sources.scan import Scan, fingerprint, scan
@@ -78,7 +79,8 @@ def make(
     dataset = dataset.absolute()
     split = choose_split(source, config)
     if split != "given":
-        source = replace(source, events=tuple(replace(file, role=0) for file in source.events))
+        # negatives are published for a test that is not made then
+        source = replace(source, events=tuple(replace(file, role=0) for file in source.events), negatives_file=None)
     before = earlier.manifest.forgotten if earlier else None
     forget = [user_id for user_id in forget if before is None or before.hash(user_id) not in before.known]
     forgotten = _forgotten(forget, before, dataset)
@@ -175,7 +177,7 @@ def _scan(folder: Path, range_bytes: int, numbered: tuple[int, EventFile]) -> Sc
 
 def _source_files(source: Source, scans: list[Scan]) -> tuple[SourceFile, ...]:
     found = [(event_file.file, scanned.size, scanned.sha256) for event_file, scanned in zip(source.events, scans, strict=True)]
-    found += [(file, *fingerprint(file)) for file in source.catalogue_files]
+    found += [(file, *fingerprint(file)) for file in source.other_files]
     return tuple(SourceFile(path=file.name, size=size, sha256=sha256, part=file.part) for file, size, sha256 in found)
 
 
@@ -238,6 +240,7 @@ def _manifest(job: Job, written: list[Written], items: int, tally: Tally, files:
     if core and job.config.core <= 1:
         raise RecsysError(f"{core:,} events were lost between gathering and writing. Check the disk and run again.")
     filled, timed = [part for part in written if part.files], job.source.has_time
+    negatives = job.source.negatives_file
     path = job.folder / schema.ITEMS_FILE
     return DatasetManifest(
         sources=files,
@@ -260,6 +263,7 @@ def _manifest(job: Job, written: list[Written], items: int, tally: Tally, files:
         items_size=path.stat().st_size,
         user_files=tuple(user_files),
         forgotten=job.forgotten,
+        negatives=None if negatives is None else write_negatives(job.folder, parse_ncf(negatives), user_files),
     )
 
 

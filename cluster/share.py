@@ -18,20 +18,19 @@ from numpy.typing import NDArray
 
 from cluster import ingest, reading, runs
 from cluster.ahead import Ahead, ahead
+from cluster.finished import cutoffs, folded_in
 from cluster.held import HeldShards, fit_in_memory
 from cluster.samples import cache_folder
 from cluster.task import Task
-from recsys.config import Config
 from recsys.data import schema
 from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
 from recsys.data.histories import Histories, Pairs
 from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_sizes
 from recsys.evaluation import ranking
 from recsys.evaluation.ranking import RankingSums
-from recsys.models import MODELS, Catalogue, Popularity
+from recsys.models import MODELS, Catalogue
 from recsys.models.base import negatives_of
 from recsys.models.owned import UserRanges
-from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare
@@ -208,7 +207,7 @@ class Share:
         sums = self._rank(model, Histories.from_arrow(schema.USERS.empty_table()), segment)
         for file in self.files:
             # The model never trained on users held out by a split by user: their vectors come as they do when served.
-            vectors = self._folded_in(model) if file.role in (schema.VALID, schema.TEST) else None
+            vectors = folded_in(model, self.catalogue.item_counts) if file.role in (schema.VALID, schema.TEST) else None
             for histories in reading.stream_histories(self.task.dataset, file):
                 sums = sums + self._rank(model, histories, segment, vectors)
                 self.alive()
@@ -226,18 +225,6 @@ class Share:
             user_vectors=vectors,
         )
 
-    def _folded_in(self, model: Any) -> Callable[[Histories], torch.Tensor] | None:
-        if isinstance(model, Popularity) or model.known_user == "history":
-            return None
-        items = model.item_vectors().float().cpu().numpy()
-        gram = gram_of(items, np.flatnonzero(self.catalogue.item_counts))
-        parameters = model.fold_in_parameters()
-
-        def vectors(known: Histories) -> torch.Tensor:
-            return torch.from_numpy(fold_in(items, known.offsets, known.item, known.rating, gram, parameters))
-
-        return vectors
-
     def _item_counts(self) -> NDArray[np.int64]:
         """[N] events that are trained on, of all workers."""
         check_file(self.task.dataset / schema.ITEMS_FILE, self.manifest.items_size, self.manifest.items_sha256)
@@ -249,9 +236,3 @@ class Share:
             for histories in reading.stream_histories(self.task.dataset, file):
                 counts += np.bincount(histories.item, minlength=len(counts))
         return collective.sum_over_ranks(torch.from_numpy(counts)).numpy()
-
-
-def cutoffs(config: Config) -> tuple[int, ...]:
-    """The k of every ranking metric that is reported, with that of the one that chooses the best epoch."""
-    chosen = config.train.metric.partition("@")[2]
-    return tuple(sorted({*config.train.metric_ks, *([int(chosen)] if chosen else [])}))

@@ -1,6 +1,6 @@
 """Dataset folders for tests, written without Ray: valid by the manifest, small, with known content."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, RowGroup, UserFile, file_sha256
 from recsys.data.histories import Histories
+from recsys.data.negatives import write_negatives
 
 
 def random_histories(
@@ -57,12 +58,13 @@ def write_dataset(
     titles: Sequence[str] | None = None,
     has_rating: bool = True,
     shard_of: Sequence[int] | None = None,
+    negatives: Mapping[str, Sequence[str]] | None = None,
 ) -> DatasetManifest:
     """Write a dataset folder and return its manifest.
 
     `histories.user` must be 0, 1, 2, …; shards are equal runs of users (`shard_of`: sorted shard of each user), so unlike
     a prepared dataset the shard is not a hash of the id. `roles`: each user's role, for a split by user; users of one shard
-    and role must follow one another.
+    and role must follow one another. negatives: user id → item ids, as a source publishes them.
     """
     users = len(histories)
     items = int(histories.item.max(initial=-1)) + 1 if items is None else items
@@ -79,6 +81,8 @@ def write_dataset(
     trained = histories.take(np.isin(role_of, ["all", "train"])).segment("train")
     _write_items(folder, np.bincount(trained.item, minlength=items), item_ids, titles)
     manifest = _manifest(folder, histories, items, files, trained, has_rating, roles is not None)
+    if negatives is not None:
+        manifest = manifest.model_copy(update={"negatives": write_negatives(folder, negatives, files)})
     (folder / schema.DATASET_FILE).write_text(manifest.model_dump_json(indent=1), "utf-8")
     return manifest
 

@@ -117,6 +117,7 @@ class Manifest(_Part):
     model: str
     config: dict[str, Any]
     dataset: str
+    split: str | None = Field(None, exclude_if=lambda split: split is None)  # how the dataset holds out
     vectors_from: tuple[str, ...]
     metrics_on: str
     metrics: dict[str, float]

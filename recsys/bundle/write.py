@@ -27,8 +27,8 @@ from recsys.errors import BundleError
 STAGING = ".staging-"
 ABANDONED_AFTER_SECONDS = 24 * 3600
 Finish = Callable[[Bundle], dict[str, Any]]
-COPIED: tuple[str, ...] = ("model", "config", "dataset", "vectors_from", "metrics_on", "metrics", "popularity", "users")
-COPIED += ("events", "known_user", "fold_in", "exclude_seen", "known_until", "recall_floor")
+COPIED: tuple[str, ...] = ("model", "config", "dataset", "split", "vectors_from", "metrics_on", "metrics", "popularity")
+COPIED += ("users", "events", "known_user", "fold_in", "exclude_seen", "known_until", "recall_floor")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class BundleContents:
     item_inputs: NDArray[np.float32] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     dataset: str = ""
+    split: str | None = None
     vectors_from: tuple[str, ...] = ("train",)
     metrics_on: str = "valid"
     metrics: dict[str, float] = field(default_factory=dict)

@@ -61,10 +61,19 @@ class UserFile(_Part):
         return sum(group.train_events for group in self.row_groups)
 
 
+class NegativesFile(_Part):
+    """negatives.parquet: the items among which a source's protocol ranks each user's held-out item, one row a user."""
+
+    rows: int
+    size: int
+    sha256: str
+
+
 class DatasetManifest(_Part):
     """Everything `dataset.json` says. rows_in = events + the sum of `dropped` + the sum of `rejects`.
 
     forgotten: users who are left out, here and in every dataset made of this one; absent if nobody is.
+    negatives: absent unless the source publishes some with its test.
     """
 
     format_version: int = FORMAT_VERSION
@@ -88,6 +97,7 @@ class DatasetManifest(_Part):
     items_size: int
     user_files: tuple[UserFile, ...]
     forgotten: Forgotten | None = Field(None, exclude_if=lambda forgotten: forgotten is None)
+    negatives: NegativesFile | None = Field(None, exclude_if=lambda negatives: negatives is None)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,6 +135,8 @@ def verify(folder: Path, manifest: DatasetManifest) -> None:
     check_file(folder / schema.ITEMS_FILE, manifest.items_size, manifest.items_sha256)
     for file in manifest.user_files:
         check_file(folder / schema.USERS_FOLDER / file.name, file.size, file.sha256)
+    if manifest.negatives is not None:
+        check_file(folder / schema.NEGATIVES_FILE, manifest.negatives.size, manifest.negatives.sha256)
 
 
 def check_file(path: Path, size: int, sha256: str) -> None:

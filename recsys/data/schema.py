@@ -27,6 +27,7 @@ ROLES = (ALL, TRAIN, VALID, TEST)
 
 DATASET_FILE = "dataset.json"
 ITEMS_FILE = "items.parquet"
+NEGATIVES_FILE = "negatives.parquet"
 USERS_FOLDER = "users"
 REJECTS_FOLDER = "rejects"
 
@@ -63,6 +64,8 @@ ITEMS = pa.schema(
         (GENRES, pa.list_(pa.string())),
     ]
 )
+
+NEGATIVES = pa.schema([(USER, pa.int32()), (ITEM, pa.list_(pa.int32()))])
 
 REJECTS = pa.schema(
     [

@@ -71,9 +71,9 @@ class Recommender:
         """A known user's events with titles, newest first, `limit` of them. Raises RequestError for a stranger."""
         return self._tastes.describe(user_id, limit)
 
-    def taste(self, user_id: str) -> Taste:
-        """What a user is searched for with."""
-        return self._tastes.of(user_id, None)
+    def taste(self, user_id: str | None, history: Sequence[Event] | None = None) -> Taste:
+        """What a user, or somebody with a history, is searched for with."""
+        return self._tastes.of(user_id, history)
 
     def _without_biases(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the items are about: how much they are liked by all says nothing of likeness."""

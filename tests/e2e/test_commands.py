@@ -57,6 +57,18 @@ def test_the_same_command_again_returns_the_finished_run(recsys: Recsys, way: di
     assert (way["run"] / "metrics.jsonl").read_bytes() == before
 
 
+def test_evaluate_says_of_run_and_bundle_what_training_measured(recsys: Recsys, way: dict[str, Path]) -> None:
+    trained = json.loads((way["run"] / "result.json").read_bytes())
+    for what in (way["run"], way["bundles"] / "films"):
+        (told,) = lines_of_json(recsys("evaluate", what, "--json").stdout)
+        assert {name: told["metrics"][name]["value"] for name in trained["test"]} == pytest.approx(trained["test"], abs=1e-4)
+    shown = recsys("evaluate", way["bundles"] / "films").stdout
+    assert "ndcg@10" in shown and "95% interval" in shown and "full: test of the split leave_last_out" in shown
+    assert "there are full, negatives, by-user" in recsys("evaluate", way["run"], "--protocol", "nonsense", rc=2).stderr
+    assert "no negatives are stored" in recsys("evaluate", way["run"], "--protocol", "negatives", rc=3).stderr
+    assert "neither a run folder nor a bundle" in recsys("evaluate", way["root"] / "nowhere", rc=3).stderr
+
+
 def test_recommend_prints_titles_and_json(recsys: Recsys, way: dict[str, Path]) -> None:
     bundle = way["bundles"] / "films"
     told = recsys("recommend", bundle, "--user", "1", "--user", "2", "--k", "5", "--json").stdout

@@ -121,6 +121,29 @@ def test_every_split_with_core_through_ray(source, tmp_path, split):
     assert all(manifest.segments[name] > 0 for name in ("train", "valid", "test"))
 
 
+def test_published_negatives_are_kept_with_the_published_test_only(tmp_path):
+    raw = tmp_path / "ncf"
+    raw.mkdir()
+    (raw / "a.train.pairs").write_text("0\t1\n0\t2\n1\t4\n1\t2\n2\t1\n2\t4\n")
+    (raw / "a.test.rating").write_text("0\t3\n1\t1\n2\t2\n")
+    (raw / "a.test.negative").write_text("(0,3)\t4\t9\n(1,1)\t3\n(2,2)\t3\n")
+    manifest = prepare([str(raw)], tmp_path / "one", Config())
+    ids = pq.read_table(tmp_path / "one" / "items.parquet").column("item_id").to_pylist()
+    users = pq.read_table(tmp_path / "one" / "users").select(["user", "user_id"]).to_pylist()
+    found = {row["user"]: [ids[item] for item in row["item"]] for row in read_rows(tmp_path / "one" / "negatives.parquet")}
+    assert {row["user_id"]: found[row["user"]] for row in users} == {"0": ["4"], "1": ["3"], "2": ["3"]}  # nobody knows 9
+    assert [Path(file.path).name for file in manifest.sources] == ["a.train.pairs", "a.test.rating", "a.test.negative"]
+    verify(tmp_path / "one", manifest)
+    grown = append(tmp_path / "one", [], tmp_path / "two", DataConfig(), forget=["1"])
+    assert grown.negatives is not None and grown.negatives.rows == 2
+    other = prepare([str(raw)], tmp_path / "three", Config(data=DataConfig(split="leave_last_out")))
+    assert other.negatives is None and not (tmp_path / "three" / "negatives.parquet").exists()
+
+
+def read_rows(path: Path) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
 def test_a_fault_inside_a_task_is_said_as_it_is(source, tmp_path):
     (tmp_path / "shop").mkdir()
     for path in source.iterdir():

@@ -71,6 +71,7 @@ class Source:
 
     ordered: without times, the order of the file is the order of the events; else they have none.
     catalogue_files: hashed into the manifest beside the event files. catalogue: reads them; see catalogue.py.
+    negatives_file: items to rank the published test among; see recsys/data/negatives.py.
     """
 
     format: str
@@ -81,11 +82,17 @@ class Source:
     given: bool = False
     catalogue_files: tuple[File, ...] = ()
     catalogue: Callable[[], pa.Table | None] = field(default=no_catalogue)
+    negatives_file: File | None = None
 
     @property
     def files(self) -> tuple[File, ...]:
-        """All files that went in, in the order of the manifest: events, then catalogues."""
-        return (*(event_file.file for event_file in self.events), *self.catalogue_files)
+        """All files that went in, in the order of the manifest: events, then what is read beside them."""
+        return (*(event_file.file for event_file in self.events), *self.other_files)
+
+    @property
+    def other_files(self) -> tuple[File, ...]:
+        """Files that hold no events: catalogues, then negatives."""
+        return self.catalogue_files if self.negatives_file is None else (*self.catalogue_files, self.negatives_file)
 
     @property
     def has_valid(self) -> bool:

@@ -67,7 +67,7 @@ def _name(part: Source) -> str:
 def _numbered(part: Source, number: int) -> Source:
     events = (replace(event_file, file=replace(event_file.file, part=number)) for event_file in part.events)
     catalogues = (replace(file, part=number) for file in part.catalogue_files)
-    return replace(part, events=tuple(events), catalogue_files=tuple(catalogues))
+    return replace(part, events=tuple(events), catalogue_files=tuple(catalogues), negatives_file=None)
 
 
 def _catalogues(parts: Sequence[Source]) -> pa.Table | None:

@@ -21,7 +21,8 @@ def lightgcn(files: dict[str, File], config: DataConfig) -> Source | None:
 
 
 def ncf(files: dict[str, File], config: DataConfig) -> Source | None:
-    """Neural Collaborative Filtering: `*.train.pairs` or `*.train.rating`, and `*.test.rating`, one item a user."""
+    """Neural Collaborative Filtering: `*.train.pairs` or `*.train.rating`, and `*.test.rating`, one item a user,
+    to be ranked among the items of `*.test.negative`, where that is there."""
     name = config.fold or ""
     train = _ending(files, f"{name}.train.pairs") or _ending(files, f"{name}.train.rating")
     test = _ending(files, f"{name}.test.rating")
@@ -33,6 +34,7 @@ def ncf(files: dict[str, File], config: DataConfig) -> Source | None:
         has_rating=False,
         has_time=False,
         given=True,
+        negatives_file=_ending(files, f"{name}.test.negative"),
     )
 
 

@@ -1,0 +1,85 @@
+"""A finished run opened again, without Ray: its result, its dataset, the model of its best epoch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster import runs
+from recsys.config import Config
+from recsys.data.dataset import DatasetManifest, read_manifest
+from recsys.data.histories import Histories
+from recsys.errors import DataError
+from recsys.models import Catalogue, Popularity, build
+from recsys.retrieval.fold_in import fold_in, gram_of
+from recsys.training import checkpoint
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has a result, and the dataset it learnt from."""
+
+    folder: Path
+    result: dict[str, Any]
+    config: Config
+    dataset: Path
+    manifest: DatasetManifest
+
+
+def open_finished(run: Path, dataset: Path | None = None) -> Finished:
+    """Open a run folder. dataset: where its dataset lies now; unset: where it lay.
+
+    Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from.
+    """
+    run = Path(run).resolve()
+    result = runs.read_json(run / runs.RESULT)
+    if result is None:
+        if not (run / runs.CONFIG).is_file():
+            raise DataError(f"{run}: no run folder. `recsys train DATASET` makes one and prints where it is.")
+        raise DataError(f"{run}: this run is not finished. The command that started it goes on with it.")
+    dataset = Path(dataset or result["dataset"])
+    manifest = read_manifest(dataset)
+    if manifest.fingerprint != result["fingerprint"]:
+        raise DataError(f"{dataset}: not the dataset that {run.name} learnt from; it was prepared anew. Train again.")
+    return Finished(run, result, Config.model_validate(result["config"]), dataset, manifest)
+
+
+def best_model(folder: Path, config: Config, manifest: DatasetManifest, counts: NDArray[np.int64]) -> Any:
+    """The model of a run folder's best epoch, all users' rows, on the CPU. counts: [N] events of each item it learnt from.
+
+    Raises DataError where the weights are not of this release's model.
+    """
+    if config.model.name == "popularity":
+        return Popularity(counts)
+    catalogue = Catalogue(manifest.users, manifest.items, counts, manifest.mean_rating)
+    model = build(config.model, catalogue, config.train.seed)
+    best = folder / runs.BEST
+    try:
+        model.load_state_dict(checkpoint.read_weights(best))
+    except RuntimeError as error:
+        raise DataError(f"{best}: not of this release's {config.model.name}. Train again.\n{error}") from None
+    return model.eval()
+
+
+def folded_in(model: Any, counts: NDArray[np.int64]) -> Callable[[Histories], torch.Tensor] | None:
+    """Vectors of users the model never trained on, as they are made when served; None where the model makes them itself."""
+    if isinstance(model, Popularity) or model.known_user == "history":
+        return None
+    items = model.item_vectors().float().cpu().numpy()
+    gram = gram_of(items, np.flatnonzero(counts))
+    parameters = model.fold_in_parameters()
+
+    def vectors(known: Histories) -> torch.Tensor:
+        return torch.from_numpy(fold_in(items, known.offsets, known.item, known.rating, gram, parameters))
+
+    return vectors
+
+
+def cutoffs(config: Config) -> tuple[int, ...]:
+    """The k of every ranking metric that is reported, with that of the one that chooses the best epoch."""
+    chosen = config.train.metric.partition("@")[2]
+    return tuple(sorted({*config.train.metric_ks, *([int(chosen)] if chosen else [])}))
