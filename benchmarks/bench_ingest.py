@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--memory-events", type=int, nargs="*", default=[1_000_000, 20_000_000, 200_000_000])
     parser.add_argument("--window-events", type=int, default=ClusterConfig().window_events)
     parser.add_argument("--readers", type=int, default=ClusterConfig().readers_on(os.cpu_count() or 1))
-    parser.add_argument("--prefetch", type=int, default=2)
+    parser.add_argument("--prefetch", type=int, default=ClusterConfig().readers_on(os.cpu_count() or 1))
     parser.add_argument("--only-ours", action="store_true", help="leave the peers out, to choose settings")
     parser.add_argument("--folder", help="where to put the generated events; by default the system's temporary folder")
     parser.add_argument("--watch-memory", help=argparse.SUPPRESS)

@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = measure(options, Path(folder))
     figures = {str(workers): figures_of(done) for workers, done in runs.items()}
-    publish("scaling", "Training by 1 to 4 workers", describe(options, figures), figures, vars(options))
+    publish("scaling", "Training by more workers", describe(options, figures), figures, vars(options))
 
 
 def arguments() -> argparse.Namespace:
@@ -88,10 +88,10 @@ def describe(options: argparse.Namespace, figures: dict[str, Any]) -> str:
         for workers, row in figures.items()
     ]
     return f"""
-`python benchmarks/bench_scaling.py` trains on `{Path(options.source).name}` for {options.epochs} epochs with 1, 2 and 4 workers
-on one machine of {os.cpu_count()} cores, by each of {options.seeds} seeds, in turn. The effective batch, the steps and the
-negatives are those of one worker whatever their number. More workers than cores is a test of equal work, not of speed: each
-step then waits for the slowest, and every worker exchanges the item rows it touched.
+`python benchmarks/bench_scaling.py` trains on `{Path(options.source).name}` for {options.epochs} epochs with each number of
+workers on one machine of {os.cpu_count()} cores, by each of {options.seeds} seeds, in turn. The effective batch, the steps and
+the negatives are those of one worker whatever their number. More workers than cores is a test of equal work, not of speed:
+each step then waits for the slowest, and every worker exchanges the item rows it touched.
 
 {table(("workers", *names), rows)}
 """

@@ -46,8 +46,8 @@ def arguments() -> argparse.Namespace:
 def measure(name: str, found: Hardware, options: argparse.Namespace) -> dict[str, Any]:
     """Events a second of each way, taken in turn; the first run of each, which compiles and sets up, is left out."""
     config = load_config(overrides=[f"model.name={name}", *options.set])
-    batches, events = random_batches(config, options.steps)
-    ways = {way: work(config, batches, *setting) for way, setting in ways_of(found).items()}
+    batches, events = random_batches(config, options.steps, found.device)
+    ways = {way: work(way, config, batches, *setting) for way, setting in ways_of(found).items()}
     seconds = interleave(ways, options.runs)
     return {way: spread([events / run for run in each], 0) for way, each in seconds.items()}
 
@@ -55,7 +55,8 @@ def measure(name: str, found: Hardware, options: argparse.Namespace) -> dict[str
 def ways_of(found: Hardware) -> dict[str, tuple[Hardware, bool, bool]]:
     """Hardware, whether compiled, whether Adam is fused."""
     mixed = found if found.precision != "fp32" else replace(found, dtype=DTYPES["bf16"])
-    return {
+    tf32 = {"TF32": (replace(found, dtype=torch.float32), False, False)} if found.device.type == "cuda" else {}
+    return tf32 | {
         "fp32": (replace(found, dtype=torch.float32), False, False),
         mixed.precision: (mixed, False, False),
         f"{mixed.precision}, fused Adam": (mixed, False, True),
@@ -63,7 +64,7 @@ def ways_of(found: Hardware) -> dict[str, tuple[Hardware, bool, bool]]:
     }
 
 
-def work(config: Config, batches: list[Any], on: Hardware, compiled: bool, fused: bool) -> Work:
+def work(way: str, config: Config, batches: list[Any], on: Hardware, compiled: bool, fused: bool) -> Work:
     """An epoch of the product's own loop over the batches, by a model of its own."""
     rng = np.random.default_rng(0)
     catalogue = Catalogue(USERS, ITEMS, rng.integers(1, 3000, ITEMS))
@@ -78,19 +79,21 @@ def work(config: Config, batches: list[Any], on: Hardware, compiled: bool, fused
     negatives = Negatives(config.model, catalogue.item_counts, 0)
 
     def epoch() -> None:
+        torch.set_float32_matmul_precision("highest" if way == "fp32" else "high")
         train_epoch(model, batches, optimizers, hardware=on, scaler=on.scaler(), negatives=negatives)
         on.wait()
 
     return epoch
 
 
-def random_batches(config: Config, steps: int) -> tuple[list[Any], int]:
+def random_batches(config: Config, steps: int, device: torch.device) -> tuple[list[Any], int]:
     """Steps of the model's own kind, and how many events they hold."""
     rng, size = np.random.default_rng(0), config.train.batch_size
     if MODELS[config.model.name].batch is Pairs:
         shape = (steps, size)
         columns = rng.integers(0, USERS, shape), rng.integers(0, ITEMS, shape), np.ones(shape, np.float32)
-        return [Pairs(*map(torch.from_numpy, step), total=size) for step in zip(*columns, strict=True)], steps * size
+        on = [torch.from_numpy(column).to(device) for column in columns]  # as the product has them, macro-batches ahead
+        return [Pairs(*step, total=size) for step in zip(*on, strict=True)], steps * size
     lengths = np.clip(rng.lognormal(np.log(EVENTS) - 0.5, 1.0, (steps, size)), 3, 2000).astype(np.int64)
     items = [rng.integers(0, ITEMS, int(each.sum()), dtype=np.int32) for each in lengths]
     users = np.arange(size, dtype=np.int32)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from cluster import reading
-from cluster.held import HeldShards
+from cluster.held import HeldShards, ahead_room
 from recsys.config import Config, load_config
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_items, read_manifest
@@ -32,6 +32,7 @@ from recsys.models import Catalogue, build
 from recsys.models.owned import UserRanges
 from recsys.training import checkpoint, hardware
 from recsys.training.loop import train_epoch
+from recsys.training.machine import memory
 from recsys.training.micro_batch import MicroBatch
 from recsys.training.negatives import Negatives
 
@@ -62,7 +63,7 @@ def train(dataset: Path, out: Path, config: Config) -> dict[str, Any]:
         manifest.user_files,
         manifest.user_files,
         readers=config.cluster.readers_on(os.cpu_count() or 1),
-        prefetch=2,
+        prefetch=config.cluster.prefetch_on(config.cluster.readers_on(os.cpu_count() or 1), ahead_room(memory().free, None, 1)),
     )
     rank = partial(ranked, dataset, manifest, model, catalogue, config)
     training = validation = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from cluster.doctor_findings import Finding, gib
-from cluster.held import fair_share
+from cluster.held import ahead_room, fair_share
 from recsys.config import ClusterConfig, Config, TrainConfig
 from recsys.training import hardware
 from recsys.training.machine import Machine, tf32_is_on
@@ -101,7 +101,7 @@ def threads(each: int, cores: float, workers: int) -> Finding:
 def reading(machine: Machine, cluster: ClusterConfig, threads: int) -> Finding:
     """How a worker's data is read."""
     readers = cluster.readers_on(threads)
-    ahead = cluster.prefetch_on(readers, machine.memory.free // cluster.most_workers)
+    ahead = cluster.prefetch_on(readers, ahead_room(machine.memory.free, None, cluster.most_workers))
     shards = fair_share(machine.memory.free, cluster.most_workers) if cluster.hold_bytes is None else cluster.hold_bytes
     return Finding.of("reading", f"{readers} readers, {ahead} macro-batches ahead; shards up to {gib(shards)} held in memory")
 
@@ -110,7 +110,7 @@ def micro_batch(train: TrainConfig) -> str:
     """Where the micro-batch will come from: only a model and its data can be tried."""
     if train.micro_batch is not None:
         return f"{train.micro_batch:,} events, as train.micro_batch says"
-    return f"found by trying up to {train.batch_size:,} events before the first step, and remembered; train.micro_batch sets it"
+    return "found by trying before the first step, up to a worker's part of one, and remembered; train.micro_batch sets it"
 
 
 def _why(machine: Machine, train: TrainConfig, device: torch.device) -> str:

@@ -17,6 +17,7 @@ from recsys.training.machine import memory
 PAIR_BYTES, ROW_BYTES, USER_BYTES = 8, 16, 24
 # What training may hold of a host's free memory, where no limit is set.
 SHARE_OF_MEMORY = 0.25
+SHARE_READ_AHEAD, SHARE_OF_STORE = 1 / 16, 1 / 4
 
 
 class HeldShards:
@@ -59,6 +60,13 @@ def fit_in_memory(files: Iterable[UserFile], limit: int | None, workers_on_host:
     """Whether a worker may hold these files: at most `limit` bytes, by default its part of a quarter of what is free."""
     needed = sum(file.events * (ROW_BYTES if whole_rows else PAIR_BYTES) + file.rows * USER_BYTES for file in files)
     return needed <= (fair_share(memory().free, workers_on_host) if limit is None else limit)
+
+
+def ahead_room(free: int, store: int | None, workers_on_host: int) -> int:
+    """Bytes of macro-batches that one of a host's workers may read ahead, of so many free and, where Ray Data streams them, of
+    an object store of so many."""
+    room = free * SHARE_READ_AHEAD if store is None else min(free * SHARE_READ_AHEAD, store * SHARE_OF_STORE)
+    return int(room / workers_on_host)
 
 
 def fair_share(free: int, workers_on_host: int) -> int:

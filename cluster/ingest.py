@@ -82,6 +82,7 @@ def macro_batches(
     planned = ray.data.from_items([reading.as_row(entry) for entry in entries], override_num_blocks=len(entries))
     planned.context.execution_options.preserve_order = True
     planned.context.enable_progress_bars = False
+    planned.context.print_on_execution_start = False
     tables = planned.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=reader_cpus, compute=at_once)
     with execution(tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=prefetch)) as stream:
         for table in cast(Iterator[pa.Table], stream):

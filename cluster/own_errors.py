@@ -1,4 +1,4 @@
-"""The project's own errors, out of the ones Ray wraps them in. Ray Train's controller loads this, so it is light."""
+"""The project's own errors, out of the ones Ray wraps them in. Ray Train's controller loads this, and none of the worker's."""
 
 from collections.abc import Mapping
 from typing import Any

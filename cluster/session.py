@@ -24,28 +24,30 @@ from recsys.errors import ConfigError, RecsysError
 RAY_DATA_THREAD = "iter_threaded"
 """Ray Data's name for the threads that fetch what is iterated over; closing an iterator does not wait for them."""
 PATIENCE = 10.0  # seconds
+MEANWHILE = ("recsys.models", "recsys.training.checkpoint", "recsys.evaluation.ranking", "recsys.retrieval.fold_in")
+"""What training needs and takes long to load: PyTorch. Nothing of it loads Ray, as two threads must not load parts of one
+another."""
 
 T = TypeVar("T")
 _executions: WeakSet[Generator[Any, None, None]] = WeakSet()
 
 
 @contextmanager
-def session(config: ClusterConfig, workers: int | None = None, meanwhile: Sequence[str] = ()) -> Iterator[None]:
+def session(config: ClusterConfig, workers: int | None = None, *, only_trains: bool = False) -> Iterator[None]:
     """Connect to Ray, or start it; shut down what was started here and nothing else.
 
     Joined is a Ray this process already uses, or the one that RAY_ADDRESS names (`ray job submit` sets it). Otherwise one
     starts here, which lets in only who has its token, without a dashboard, with room for `workers` (`config.most_workers`)
     and their readers. Ray's own log lines stay in its session folder; RAY_LOG_TO_DRIVER=1 shows them.
 
-    meanwhile: modules that are loaded while Ray starts. They must not load Ray's.
+    only_trains: what training needs is loaded while Ray starts, and Ray starts no processes ahead, as Ray Train's actors, which
+    bring environment variables, cannot take them.
     """
     if ray.is_initialized():
         yield
         return
-    loading = threading.Thread(target=_load, args=(meanwhile,), name="load", daemon=True)
-    loading.start()
-    _connect(config, config.most_workers if workers is None else workers)
-    loading.join()
+    with _loading(MEANWHILE if only_trains else ()):
+        _connect(config, config.most_workers if workers is None else workers, starts_ahead=not only_trains)
     try:
         yield
     finally:
@@ -66,8 +68,11 @@ def execution(results: Iterable[T]) -> closing[Generator[T, None, None]]:
 def _end_executions() -> None:
     """Close what is still open, and wait for Ray Data's threads: one that asks a Ray that is gone ends the whole process."""
     for stream in list(_executions):
-        with contextlib.suppress(ValueError):  # another thread is reading it, and ends it
+        try:
             stream.close()
+        except ValueError as error:  # another thread is in the middle of it, and closes it when it is through
+            if "already executing" not in str(error):
+                raise
     deadline = time.monotonic() + PATIENCE
     for thread in threading.enumerate():
         if thread.name == RAY_DATA_THREAD:
@@ -94,7 +99,7 @@ def _total(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
 
 
-def _connect(config: ClusterConfig, workers: int) -> None:
+def _connect(config: ClusterConfig, workers: int, *, starts_ahead: bool) -> None:
     # Ray reads these when it starts: no reports home, and no warning about a default that is to change.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -107,17 +112,28 @@ def _connect(config: ClusterConfig, workers: int) -> None:
         else:
             _ensure_token_can_be_kept()
             _keep_freed_memory()
-            _start_only_what_is_used()
-            ray.init(address="local", **_local_resources(config, workers), **quiet)
+            ahead: dict[str, Any] = {} if starts_ahead else {"_system_config": {"prestart_worker_first_driver": False}}
+            ray.init(address="local", **_local_resources(config, workers), **ahead, **quiet)
     except (ConnectionError, OSError) as error:
         raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
     _hush_ray_data()
 
 
-def _load(modules: Sequence[str]) -> None:
-    for module in modules:
-        with contextlib.suppress(Exception):  # who needs it loads it again, and is told
-            importlib.import_module(module)
+@contextmanager
+def _loading(modules: Sequence[str]) -> Iterator[None]:
+    """Load modules in a thread for the time of a `with`, which ends when they are loaded."""
+
+    def load() -> None:
+        for module in modules:
+            with contextlib.suppress(Exception):  # who needs it loads it again, and is told
+                importlib.import_module(module)
+
+    thread = threading.Thread(target=load, name="load", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _knock(address: str) -> None:
@@ -153,13 +169,6 @@ def _keep_freed_memory() -> None:
     and get them zeroed page by page: a fifth of ingest's time (docs/log.md)."""
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
         os.environ.setdefault(name, str(64 << 20))
-
-
-def _start_only_what_is_used() -> None:
-    """Ray Train's actors cannot take the processes that Ray starts ahead, and nobody announces the end of this machine: four
-    processes fewer on what may be two cores."""
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def _hush_ray_data() -> None:

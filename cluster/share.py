@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cluster import ingest, reading, runs
 from cluster.ahead import Ahead, ahead
 from cluster.finished import cutoffs, folded_in
-from cluster.held import HeldShards, fit_in_memory
+from cluster.held import HeldShards, ahead_room, fit_in_memory
 from cluster.samples import cache_folder
 from cluster.task import Task
 from recsys.data import schema
@@ -193,9 +193,11 @@ class Share:
         """Where this worker's epochs come from, and what reads them: its memory where its shards fit, else Ray Data."""
         cluster = self.config.cluster
         reads: dict[str, Any] = {"whole_rows": whole_rows, "everything": self.refits}
+        holds = fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows)
         readers = cluster.readers_on(self.hardware.threads)
-        reads |= {"readers": readers, "prefetch": cluster.prefetch_on(readers, memory().free // self.workers_on_host)}
-        if fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows):
+        room = ahead_room(memory().free, None if holds else cluster.object_store_bytes, self.workers_on_host)
+        reads |= {"readers": readers, "prefetch": cluster.prefetch_on(readers, room)}
+        if holds:
             held = HeldShards(self.task.dataset / schema.USERS_FOLDER, self.planned.user_files, self.files, **reads)
             return "memory", held.macro_batches
         return "files", partial(

@@ -1,10 +1,12 @@
 """Train on Ray: start, watch and resume a run, and tell what came of it.
 
 What takes long to load (PyTorch, Ray Train) is loaded where it is needed: bad settings are told at once, and PyTorch is
-loaded while Ray starts.
+loaded while Ray starts, where a run is new.
 """
 
+import contextlib
 import json
+import os
 import signal
 import threading
 import time
@@ -23,8 +25,6 @@ from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
 
 POLL_SECONDS = 0.2
-# Loaded while Ray starts; nothing of these loads Ray, as two threads must not load parts of one another.
-MEANWHILE = ("recsys.models", "recsys.training.checkpoint", "recsys.evaluation.ranking", "recsys.retrieval.fold_in")
 
 OnEpoch = Callable[[dict[str, Any]], None]
 OnStep = Callable[[int, int, int], None]
@@ -84,25 +84,31 @@ def train(
         warm.check(begin_from, config)
     folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
     before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
+    watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
     with ThreadPoolExecutor(1) as aside:
         if not before.finished:
-            with session(config.cluster, meanwhile=MEANWHILE):
-                task = Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from)
-                _run(task, _Watch(folder, before.epochs, on_epoch, on_step, on_note))
-                aside.submit(_draw, folder, config)  # while Ray shuts down
-    _draw(folder, config)  # if that did not succeed, or an earlier start was killed at it
+            with session(config.cluster, only_trains=True):
+                _run(Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from), watch)
+                aside.submit(_draw, folder, config, watch)  # while Ray shuts down
+    if not (folder / runs.CURVES).exists():  # an earlier start was killed before it had drawn them
+        _draw(folder, config, watch)
     return _result(folder, before, time.monotonic() - began)
 
 
-def _draw(folder: Path, config: Config) -> None:
-    """The curves of a finished run, if they are not there yet."""
-    rows = runs.read_rows(folder)
-    if rows and not (folder / runs.CURVES).exists():
+def _draw(folder: Path, config: Config, watch: "_Watch") -> None:
+    """The curves of a finished run, which is worth more than its picture: one that cannot be drawn is told and left."""
+    if not (rows := runs.read_rows(folder)):
+        return
+    staged = folder / f".{runs.CURVES}.{os.getpid()}"
+    try:
         from cluster.curves import draw_training  # matplotlib takes a while to load
 
-        staged = folder / f".{runs.CURVES}"
         draw_training(rows, staged, title=folder.name, metric=config.train.metric)
         staged.replace(folder / runs.CURVES)
+    except Exception as error:
+        watch.note(f"{folder / runs.CURVES} cannot be drawn: {error}")
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
 
 
 def _check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:

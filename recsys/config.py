@@ -14,8 +14,8 @@ from recsys.errors import ConfigError
 Split = Literal["auto", "time", "leave_last_out", "users", "items", "given"]
 Repeats = Literal["last", "first", "keep"]
 
-# An event of a macro-batch: user, item and rating, as read and as permuted.
-MACRO_BATCH_BYTES = 24
+# An event of a macro-batch, as read and as permuted: item and rating, with user or time.
+MACRO_BATCH_BYTES = 32
 
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
 MODEL_NAMES = ("popularity", "mf", "sasrec")
@@ -98,7 +98,7 @@ class ModelConfig(Section):
     """What is learnt."""
 
     name: str = "mf"
-    """Which model; `MODEL_NAMES` has them."""
+    """Which model: popularity, mf or sasrec."""
     dim: int = Field(64, ge=1)
     """Dimensions of a user and an item vector, before biases."""
     loss: Literal["softmax", "bpr", "gbce", "mse"] = "softmax"
@@ -240,9 +240,9 @@ class ClusterConfig(Section):
         """How many readers a worker with so many cores has."""
         return self.readers or max(2, min(8, cores))
 
-    def prefetch_on(self, readers: int, free_bytes: int) -> int:
-        """How many macro-batches a worker reads ahead that may use a sixteenth of so much free memory for it."""
-        room = free_bytes // 16 // (self.window_events * MACRO_BATCH_BYTES)
+    def prefetch_on(self, readers: int, room_bytes: int) -> int:
+        """How many macro-batches a worker reads ahead that has so much room for them."""
+        room = room_bytes // (self.window_events * MACRO_BATCH_BYTES)
         return self.prefetch if self.prefetch is not None else max(1, min(readers, room))
 
     @property

@@ -1,4 +1,4 @@
-"""How busy what a worker computes with is: the share of its threads' time, or of a GPU's."""
+"""How busy a worker is: what its process takes of a CPU, or the share of a GPU's time."""
 
 import contextlib
 import time
@@ -17,14 +17,15 @@ class Utilisation:
         self.samples: list[float] = []
 
     def sample(self) -> None:
-        """Ask the GPU's driver, through nvidia-ml-py where that is installed; it answers for about the last second."""
+        """Ask the GPU's driver, which answers for about the last second."""
         if self.hardware.device.type == "cuda":
-            with contextlib.suppress(ModuleNotFoundError, RuntimeError):
+            with contextlib.suppress(Exception):  # drivers refuse in many ways, and a figure for the log ends no training
                 self.samples.append(torch.cuda.utilization(self.hardware.device) / 100)
 
     def share(self) -> float | None:
-        """0 to 1; None where a GPU was never asked."""
+        """Of a CPU, seconds of the process, its readers included, over those of the threads it computes with: more than 1 where
+        readers have cores of their own. Of a GPU, 0 to 1, None where it never answered."""
         if self.hardware.device.type == "cuda":
             return sum(self.samples) / len(self.samples) if self.samples else None
         seconds = time.perf_counter() - self.began
-        return min(1.0, (time.process_time() - self.used) / (seconds * self.hardware.threads))
+        return (time.process_time() - self.used) / (seconds * self.hardware.threads)

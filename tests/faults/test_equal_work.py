@@ -1,4 +1,6 @@
-"""Equal work on unequal data: shards of wildly different sizes, a user of a million events, more workers than shards."""
+"""Equal work on unequal data: shards of wildly different sizes, a user of a million events, more workers than shards.
+
+That workers learn alike, too, is held where one user does not drown the others: tests/contract/test_workers.py."""
 
 from pathlib import Path
 
@@ -19,11 +21,11 @@ SEEDS, WORKERS = (0, 1), (1, 2, 4)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Three shards: of 397 users, of 2, and of one who watched a million times."""
+    """Three shards: of 397 users, of 2, and of one of the same four tastes who watched a million times."""
     root = tmp_path_factory.mktemp("equal")
     usual, rng = planted_histories(users=399), np.random.default_rng(0)
     lengths = np.append(usual.lengths, GIANT)
-    histories = last_two_held_out(lengths, np.append(usual.item, rng.integers(0, 80, GIANT)))
+    histories = last_two_held_out(lengths, np.append(usual.item, rng.integers(0, 20, GIANT) * 4 + 3))
     write_dataset(root / "dataset", histories, items=80, row_group_events=1000, shard_of=[0] * 397 + [1] * 2 + [2])
     return root
 
@@ -46,12 +48,10 @@ def run(root: Path, workers: int, seed: int) -> tuple[list[dict], dict]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_any_number_of_workers_uses_every_event_once_in_equal_steps(root, seed):
+def test_any_number_of_workers_takes_equal_steps_over_all_events(root, seed):
     runs = {workers: run(root, workers, seed) for workers in WORKERS}
     events = 399 * 10 + GIANT - 2
     for workers, (rows, result) in runs.items():
         assert [(row["events"], row["workers"]) for row in rows] == [(events, workers)] * 2
         assert {row["steps"] for row in rows} == {-(-events // 8192)}
         assert result["people"]["test"]["users"] == 400, "every user is measured once"
-    losses = [rows[-1]["loss"] for rows, _ in runs.values()]
-    assert losses == pytest.approx([losses[0]] * len(losses), rel=0.02)

@@ -1,12 +1,15 @@
 """A run's folder: found again by the same command, refused to another, never half written."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from cluster import runs
+from cluster.held import ahead_room
 from cluster.own_errors import own_error
-from cluster.trainer import _check
+from cluster.trainer import _check, _draw, _Watch
 from recsys.config import MACRO_BATCH_BYTES, MODEL_NAMES, RANKING_METRICS, ClusterConfig, Config, load_config
 from recsys.errors import ConfigError, DataError
 from recsys.evaluation.metrics import RANKING
@@ -109,10 +112,33 @@ def test_the_names_that_settings_are_checked_by_are_the_models_and_metrics_there
     assert tuple(RANKING) == RANKING_METRICS
 
 
-@pytest.mark.parametrize(("free", "ahead"), [(1 << 40, 8), (16 * 3 * (1 << 20) * MACRO_BATCH_BYTES, 3), (0, 1)])
-def test_as_much_is_read_ahead_as_readers_and_memory_allow(free, ahead):
-    assert ClusterConfig().prefetch_on(readers=8, free_bytes=free) == ahead
-    assert ClusterConfig(prefetch=0).prefetch_on(readers=8, free_bytes=free) == 0
+@pytest.mark.parametrize(("room", "ahead"), [(1 << 40, 8), (3 * (1 << 20) * MACRO_BATCH_BYTES, 3), (0, 1)])
+def test_as_much_is_read_ahead_as_readers_and_memory_allow(room, ahead):
+    assert ClusterConfig().prefetch_on(readers=8, room_bytes=room) == ahead
+    assert ClusterConfig(prefetch=0).prefetch_on(readers=8, room_bytes=room) == 0
+
+
+def test_what_ray_data_streams_must_fit_its_object_store_too():
+    assert ahead_room(free=64 << 30, store=None, workers_on_host=2) == 2 << 30
+    assert ahead_room(free=64 << 30, store=1 << 30, workers_on_host=2) == 128 << 20
+
+
+def test_bad_settings_are_told_before_what_takes_long_is_loaded_and_the_rest_loads_without_ray():
+    """Ray loads in the main thread while these load in another: of one another they must not load parts."""
+    code = "import sys, cluster.trainer; assert not {'torch', 'ray.train'} & set(sys.modules)\n"
+    code += "from importlib import import_module; from cluster.session import MEANWHILE\n"
+    code += "ray = {n for n in sys.modules if n.split('.')[0] == 'ray'}; [*map(import_module, MEANWHILE)]\n"
+    code += "assert 'torch' in sys.modules and ray == {n for n in sys.modules if n.split('.')[0] == 'ray'}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_the_run_stands(tmp_path):
+    told: list[str] = []
+    watch = _Watch(tmp_path, 0, None, None, told.append)
+    (tmp_path / runs.METRICS).write_text('{"epoch": 1}\n')  # no row of an epoch has so little
+    _draw(tmp_path, Config(), watch)
+    assert "curves.png cannot be drawn" in told[0]
+    assert [path.name for path in tmp_path.iterdir()] == [runs.METRICS]
 
 
 def test_a_dataset_without_train_events_is_refused(tmp_path, manifest):

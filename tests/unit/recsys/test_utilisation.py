@@ -29,4 +29,23 @@ def test_sleeping_is_not_being_busy():
 
 def test_one_thread_that_works_is_at_most_a_quarter_of_four():
     assert 0 < share_of(spin, threads=4) <= 0.3
-    assert share_of(spin, threads=1) <= 1
+    assert share_of(spin, threads=1) > 0.5
+
+
+def test_a_gpu_is_asked_and_one_that_refuses_ends_nothing(monkeypatch):
+    class RefusalError(Exception):
+        """As NVML raises them: of no kind that torch knows."""
+
+    answers = iter([40, RefusalError(), 60])
+
+    def utilization(_):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    busy = Utilisation(Hardware(torch.device("cuda"), torch.float32, 1))
+    assert busy.share() is None
+    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    for _ in range(3):
+        busy.sample()
+    assert busy.share() == 0.5
