@@ -227,8 +227,10 @@ def export(
 
     of_run = (read_json(run / CONFIG) or {}).get("config")  # what is not set here stays as the run had it
     settings = load_config(config, set_ or (), base=of_run)
-    with session(settings.cluster) if refit else nullcontext():  # only training needs Ray
-        folder = publish(run, bundles, name=name, refit=refit, index=settings.index)
+    view = console.ProgressView(metric=settings.train.metric)
+    told: dict[str, Any] = {"on_epoch": view.epoch, "on_step": view.step, "on_note": view.note}
+    with session(settings.cluster) if refit else nullcontext(), view:  # only training needs Ray
+        folder = publish(run, bundles, name=name, refit=refit, index=settings.index, **told)
     _print_bundle(folder)
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cluster.finished import best_model, open_finished
-from cluster.trainer import train
+from cluster.trainer import OnEpoch, OnNote, OnStep, train
 from recsys.bundle import store
 from recsys.bundle.manifest import FoldIn
 from recsys.bundle.read import Bundle
@@ -53,11 +53,15 @@ def export(
     refit: bool = False,
     index: IndexConfig | None = None,
     version: str | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+    on_note: OnNote | None = None,
 ) -> Path:
     """Publish `<bundles>/<name>/<version>` from a run folder, and serve it from now on. Returns its folder.
 
     name: by default the run's. refit: first train on all segments for as many epochs as validation chose, on the Ray that
-    the caller connected (`cluster.session`); the metrics stay those of the run. index: settings in place of the run's.
+    the caller connected (`cluster.session`); the metrics stay those of the run. on_epoch, on_step, on_note: told of that as
+    `train` tells. index: settings in place of the run's.
     Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from, BundleError where
     the vectors are not finite, the version exists, or the exported encoder is not the model's, ConfigError for a name that no
     bundle can have.
@@ -66,7 +70,7 @@ def export(
     name = store.plain(name or run.name)
     source = _open(run)
     if refit and source.config.model.name != "popularity":
-        source = _refitted(run, source)
+        source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
     source = replace(source, refit=refit)
     index = index or source.config.index
     items = _items(source)
@@ -85,10 +89,10 @@ def _open(run: Path) -> _Source:
     return _Source(found.result, found.config, found.dataset, found.manifest, found.folder, refit=False)
 
 
-def _refitted(run: Path, source: _Source) -> _Source:
+def _refitted(run: Path, source: _Source, **told: Any) -> _Source:
     cluster = source.config.cluster.model_copy(update={"storage": str(run.parent)})
     config = source.config.model_copy(update={"cluster": cluster})
-    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=source.result["best_epoch"])
+    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=source.result["best_epoch"], **told)
     return replace(source, trained=done.folder)
 
 

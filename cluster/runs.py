@@ -1,12 +1,15 @@
 """The folder of a run: its name, what is in it, and whether it may be gone on with."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +18,11 @@ from typing import Any
 from recsys import __version__
 from recsys.config import Config
 from recsys.data.dataset import DatasetManifest
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, RecsysError
 
 CONFIG, ENVIRONMENT, METRICS, PROGRESS = "config.json", "environment.json", "metrics.jsonl", "progress.json"
 CURVES, RESULT, BEST = "curves.png", "result.json", "best"
-STOP, RESUMES, WARNINGS = "stop", "resumes.jsonl", "warnings.jsonl"
+STOP, RESUMES, WARNINGS, LOCK = "stop", "resumes.jsonl", "warnings.jsonl", ".lock"
 
 LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "pandas", "faiss-cpu")
 
@@ -88,6 +91,29 @@ def claim(
         write_json(folder / CONFIG, {**told, "config": config.model_dump(mode="json")})
         write_json(folder / ENVIRONMENT, _software())
     return Before(trained, finished)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Only one start of a run at a time. Raises RecsysError naming the other; who dies lets go.
+
+    The lock is the kernel's, and NFS carries it to other hosts. A folder that cannot be written is only looked at.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        yield
+        return
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            other = file.read().strip()
+            raise RecsysError(f"{folder}: is being trained {other}. Wait for it, or give another --name.") from None
+        file.truncate(0)
+        file.write(f"by process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
 
 
 def note_hardware(folder: Path, hardware: Mapping[str, Any]) -> None:

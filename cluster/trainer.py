@@ -70,8 +70,8 @@ def train(
     on_step: told (epoch, step, steps) now and then. on_note: told what people should know, in words. refit_epochs: train on
     all segments for so many epochs, measuring nothing. begin_from: a finished run, of another dataset as a rule, whose rows of
     users and items that are in this one, too, are begun with.
-    Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or
-    RecsysError when training failed more often than `cluster.max_failures`.
+    Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or RecsysError
+    where another process trains this run, or training failed more often than `cluster.max_failures`.
     """
     began = time.monotonic()
     dataset = Path(dataset).resolve()
@@ -83,15 +83,16 @@ def train(
         begin_from = Path(begin_from).resolve()
         warm.check(begin_from, config)
     folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
-    before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
-    watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
-    with ThreadPoolExecutor(1) as aside:
+    with runs.held(folder), ThreadPoolExecutor(1) as aside:
+        before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
+        watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
         if not before.finished:
+            watch.note(f"Run {folder}: starting Ray and {config.cluster.most_workers} workers, which takes a while.")
             with session(config.cluster, only_trains=True):
                 _run(Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
-    if not (folder / runs.CURVES).exists():  # an earlier start was killed before it had drawn them
-        _draw(folder, config, watch)
+        elif not (folder / runs.CURVES).exists():  # the start before was killed before it had drawn them
+            _draw(folder, config, watch)
     return _result(folder, before, time.monotonic() - began)
 
 

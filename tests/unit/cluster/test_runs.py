@@ -1,6 +1,7 @@
 """A run's folder: found again by the same command, refused to another, never half written."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from cluster.held import ahead_room
 from cluster.own_errors import own_error
 from cluster.trainer import _check, _draw, _Watch
 from recsys.config import MACRO_BATCH_BYTES, MODEL_NAMES, RANKING_METRICS, ClusterConfig, Config, load_config
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.evaluation.metrics import RANKING
 from recsys.models import MODELS
 from tests.datasets import random_histories, write_dataset
@@ -80,6 +81,13 @@ def test_another_model_dataset_or_purpose_is_refused_with_the_difference(tmp_pat
         claim(tmp_path / "run", another, Config())
     with pytest.raises(ConfigError, match="refit_epochs: None → 3"):
         claim(tmp_path / "run", manifest, Config(), refit=3)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    with runs.held(tmp_path / "run"), pytest.raises(RecsysError, match=rf"being trained by process {os.getpid()} on"):
+        runs.held(tmp_path / "run").__enter__()
+    with runs.held(tmp_path / "run"):
+        pass
 
 
 def test_a_row_being_written_is_left_for_later(tmp_path):
