@@ -110,6 +110,7 @@ def prepare(
     from cluster.prepare import prepare as make
     from cluster.session import session
     from recsys.data.forget import read_ids
+    from recsys.data.sources import recognise
     from recsys.data.summary import summarise
 
     settings = load_config(config, set_ or ())
@@ -117,6 +118,8 @@ def prepare(
         raise ConfigError(f"{dataset}: made of what? recsys prepare SOURCE... {dataset}")
     users = read_ids(forget) if forget is not None else []
     place = dataset.absolute()  # `.` would name the folder that was replaced
+    if append is None:
+        recognise(sources or (), settings.data)  # what cannot be prepared is told before Ray starts
     with console.ProgressView() as view, session(settings.cluster):
         if append is None:
             make(sources or (), dataset, settings, view.stage, forget=users, keep_parsed=keep_parsed)
@@ -175,7 +178,7 @@ def train(
                 on_epoch=view.epoch,
                 on_step=view.step,
                 on_note=view.note,
-                begin_from=begin_from,
+                begin_from=begin_from and _run_or_path(begin_from, Path(settings.cluster.storage)),
             )
     except KeyboardInterrupt:
         console.err.print("Interrupted. The same command goes on from the last checkpoint.")
@@ -198,7 +201,7 @@ def evaluate(
     from cluster.evaluate import evaluate as measure
 
     with console.ProgressView() as view:
-        found = measure(what, dataset, protocol=protocol, segment=segment, progress=view.stage)
+        found = measure(_run_or_path(what), dataset, protocol=protocol, segment=segment, progress=view.stage)
     told = report.as_json(found)
     if json_:
         return console.print_json(told)
@@ -225,6 +228,7 @@ def export(
     from cluster.runs import CONFIG, read_json
     from cluster.session import session
 
+    run = _run_or_path(run)
     of_run = (read_json(run / CONFIG) or {}).get("config")  # what is not set here stays as the run had it
     settings = load_config(config, set_ or (), base=of_run)
     view = console.ProgressView(metric=settings.train.metric)
@@ -413,6 +417,11 @@ def _print_counts(dataset: Path, summary: Any) -> None:
     console.print_rows(f"Dataset {dataset}", ("what", "value"), summary.rows(), right=("value",))
 
 
+def _run_or_path(given: Path, storage: Path = Path("runs")) -> Path:
+    """A path as it is; the name of a run in the folder of runs as its path."""
+    return given if given.exists() or not (storage / given).is_dir() else storage / given
+
+
 def _print_run(result: Any, metric: str) -> None:
     from cluster.report import no_better_than_popularity, run_columns
 
@@ -420,10 +429,13 @@ def _print_run(result: Any, metric: str) -> None:
         console.say("This run had finished before; here is what came of it. Another --name, seed or setting makes a new one.")
     if result.resumed_from:
         console.say(f"Resumed after epoch {result.resumed_from}.")
-    console.print_metrics(f"Run {result.folder}: epoch {result.best_epoch} of {result.epochs}", run_columns(result.folder))
+    title = f"Run {result.folder}: best epoch {result.best_epoch} of {result.epochs}"
+    console.print_metrics(title, run_columns(result.folder))
+    after = f"Next: recsys export {result.folder}"
     if no_better_than_popularity(result.folder, metric):
         console.say(f"By {metric} this model is no better than the list of the most watched: do not serve it in its place.")
-    console.say(f"Curves: {result.folder / 'curves.png'}. Next: recsys export {result.folder}")
+        after = "Look there whether it still learns: then give it more train.epochs, else another train.learning_rate."
+    console.say(f"Curves: {result.folder / 'curves.png'}. {after}")
 
 
 def _draw_comparison(found: Any, out: Path) -> Path | None:

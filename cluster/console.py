@@ -41,9 +41,15 @@ class ProgressView:
         self.bars.stop()
 
     def stage(self, name: str, done: int, total: int) -> None:
+        """So much of a stage is done. What was done before the first word of it took no time here; less than before is a new
+        round, whose clock starts anew."""
         if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task(name, total=total)
-        self.bars.update(self.tasks[name], completed=done, total=total)
+            self.tasks[name] = self.bars.add_task(name, total=total, completed=done)
+        task = next(task for task in self.bars.tasks if task.id == self.tasks[name])
+        if done < task.completed:
+            self.bars.reset(task.id, total=total, completed=done)
+        else:
+            self.bars.update(task.id, completed=done, total=total)
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Within an epoch; the bar of epochs stands above it from the start."""

@@ -66,3 +66,22 @@ def test_an_epochs_line_tells_quality_speed_and_what_was_waited_for():
     )
     assert console.epoch_line(row, "ndcg@10") == f"epoch   2  {told}"
     assert console.epoch_line({"epoch": 1, "utilisation": None}, "ndcg@10") == "epoch   1"
+
+
+def test_what_an_earlier_start_had_done_does_not_count_as_speed_and_each_epoch_has_a_clock_of_its_own():
+    view = console.ProgressView(epochs=40)
+    view.step(10, 5, 25)
+    epochs, steps = view.bars.tasks
+    assert (epochs.completed, epochs.speed, steps.completed) == (9, None, 5)
+    began = steps.start_time
+    view.step(11, 1, 25)
+    epochs, steps = view.bars.tasks
+    assert (epochs.completed, steps.completed) == (10, 1)
+    assert steps.start_time > began
+
+
+def test_a_run_is_named_by_its_path_or_by_its_name_in_the_folder_of_runs(tmp_path):
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    path = tmp_path / "runs" / "first"
+    assert cli._run_or_path(Path("first"), tmp_path / "runs") == path == cli._run_or_path(path, tmp_path / "elsewhere")
+    assert cli._run_or_path(Path("bundles/b"), tmp_path / "runs") == Path("bundles/b")
