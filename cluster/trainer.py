@@ -87,7 +87,8 @@ def train(
         before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
         if not before.finished:
-            watch.note(f"Run {folder}: starting Ray and {config.cluster.most_workers} workers, which takes a while.")
+            workers = "1 worker" if config.cluster.most_workers == 1 else f"{config.cluster.most_workers} workers"
+            watch.note(f"Run {folder}: starting Ray and {workers}, which takes a while.")
             with session(config.cluster, only_trains=True):
                 _run(Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
