@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[int, list[Run]]:
     """Runs by number of workers, in turn, each on a Ray of its own."""
     settings = config_of(options, folder, 1, 0)
     with session(settings.cluster):
-        prepare(options.source, folder / "dataset", settings)
+        prepare([options.source], folder / "dataset", settings)
     runs: dict[int, list[Run]] = {workers: [] for workers in options.workers}
     for seed in range(options.seeds):
         for workers, done in runs.items():
