@@ -6,6 +6,7 @@ Needs no Ray and no data: generated events of the shape of MovieLens 1M. Runs on
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -114,8 +115,9 @@ def describe(options: argparse.Namespace, figures: dict[str, Any]) -> str:
     return f"""
 `python benchmarks/bench_step.py` trains on generated events of the shape of MovieLens 1M ({USERS:,} users, {ITEMS:,} items,
 about {EVENTS} events a user), {options.steps} steps a run, {options.runs} runs of each way in turn, with each model's own
-settings and the product's own loop. Device: {figures["device"]}, {figures["threads"]} threads. Of `mf` every parameter is
-updated row by row, so Adam's fused form has nothing to do there.
+settings and the product's own loop. Device: {figures["device"]}, {figures["threads"]} threads, GOMP_SPINCOUNT
+{os.environ.get("GOMP_SPINCOUNT", "not set")} (training workers have 1000). Of `mf` every parameter is updated row by row, so
+Adam's fused form has nothing to do there.
 
 {table(("model", "way", "events/s, median", "min to max", "times fp32"), rows)}
 """

@@ -107,10 +107,9 @@ def prepare(
 ) -> None:
     """Turn raw files into a dataset folder."""
     from cluster.append import append as grow
-    from cluster.prepare import prepare as make
+    from cluster.prepare import make, recognised
     from cluster.session import session
     from recsys.data.forget import read_ids
-    from recsys.data.sources import recognise
     from recsys.data.summary import summarise
 
     settings = load_config(config, set_ or ())
@@ -118,13 +117,12 @@ def prepare(
         raise ConfigError(f"{dataset}: made of what? recsys prepare SOURCE... {dataset}")
     users = read_ids(forget) if forget is not None else []
     place = dataset.absolute()  # `.` would name the folder that was replaced
-    if append is None:
-        recognise(sources or (), settings.data)  # what cannot be prepared is told before Ray starts
+    source = recognised(sources or (), dataset, settings.data) if append is None else None  # told before Ray starts
     with console.ProgressView() as view, session(settings.cluster):
-        if append is None:
-            make(sources or (), dataset, settings, view.stage, forget=users, keep_parsed=keep_parsed)
-        else:
+        if append is not None:
             grow(append, sources or (), dataset, settings.data, view.stage, forget=users, keep_parsed=keep_parsed)
+        elif source is not None:
+            make(source, dataset, settings.data, view.stage, forget=users, keep_parsed=keep_parsed)
     _print_counts(dataset, summarise(place))
     console.say(f"Next: recsys train {dataset}")
 
@@ -165,6 +163,7 @@ def train(
     ] = None,
 ) -> None:
     """Train on Ray, choose the best epoch on validation, measure it on test. The same command resumes."""
+    from cluster.run_reading import folder_of
     from cluster.trainer import train as fit
 
     settings = load_config(config, set_ or ())
@@ -178,7 +177,7 @@ def train(
                 on_epoch=view.epoch,
                 on_step=view.step,
                 on_note=view.note,
-                begin_from=begin_from and _run_or_path(begin_from, Path(settings.cluster.storage)),
+                begin_from=begin_from and (folder_of(begin_from, Path(settings.cluster.storage)) or begin_from),
             )
     except KeyboardInterrupt:
         console.err.print("Interrupted. The same command goes on from the last checkpoint.")
@@ -199,9 +198,10 @@ def evaluate(
     """Measure a run or a bundle on what it has not learnt from, with intervals, popularity beside it."""
     from cluster import evaluate_report as report
     from cluster.evaluate import evaluate as measure
+    from cluster.run_reading import folder_of
 
     with console.ProgressView() as view:
-        found = measure(_run_or_path(what), dataset, protocol=protocol, segment=segment, progress=view.stage)
+        found = measure(folder_of(what) or what, dataset, protocol=protocol, segment=segment, progress=view.stage)
     told = report.as_json(found)
     if json_:
         return console.print_json(told)
@@ -225,15 +225,16 @@ def export(
 ) -> None:
     """Publish a run's best model as a checked bundle with an audited index."""
     from cluster.export import export as publish
+    from cluster.run_reading import folder_of
     from cluster.runs import CONFIG, read_json
     from cluster.session import session
 
-    run = _run_or_path(run)
+    run = folder_of(run) or run
     of_run = (read_json(run / CONFIG) or {}).get("config")  # what is not set here stays as the run had it
     settings = load_config(config, set_ or (), base=of_run)
     view = console.ProgressView(metric=settings.train.metric)
     told: dict[str, Any] = {"on_epoch": view.epoch, "on_step": view.step, "on_note": view.note}
-    with session(settings.cluster) if refit else nullcontext(), view:  # only training needs Ray
+    with session(settings.cluster, only_trains=True) if refit else nullcontext(), view:
         folder = publish(run, bundles, name=name, refit=refit, index=settings.index, **told)
     _print_bundle(folder)
 
@@ -415,11 +416,6 @@ def demo(
 
 def _print_counts(dataset: Path, summary: Any) -> None:
     console.print_rows(f"Dataset {dataset}", ("what", "value"), summary.rows(), right=("value",))
-
-
-def _run_or_path(given: Path, storage: Path = Path("runs")) -> Path:
-    """A path as it is; the name of a run in the folder of runs as its path."""
-    return given if given.exists() or not (storage / given).is_dir() else storage / given
 
 
 def _print_run(result: Any, metric: str) -> None:

@@ -60,9 +60,14 @@ def prepare(
     folder, for datasets made of this one. Raises DataError for sources that cannot be used, ConfigError for settings that
     do not fit them.
     """
-    check_destination(dataset)
-    source = recognise(sources, config.data)
+    source = recognised(sources, dataset, config.data)
     return make(source, dataset, config.data, progress, forget=forget, keep_parsed=keep_parsed)
+
+
+def recognised(sources: Sequence[str], dataset: Path, config: DataConfig) -> Source:
+    """What the raw files are, without Ray. Raises what `prepare` raises before it reads them whole."""
+    check_destination(dataset)
+    return recognise(sources, config)
 
 
 def make(

@@ -164,13 +164,17 @@ class Run:
 
 def find_run(run: Path, storage: Path) -> Run:
     """A run by the path of its folder, or by its name under `storage`. Raises DataError where neither is a run's folder."""
-    for folder in (run, storage / run):
-        if _is_run(folder):
-            return read_run(folder)
+    if (folder := folder_of(run, storage)) is not None:
+        return read_run(folder)
     names = [folder.name for folder in _inside(storage) if _is_run(folder)]
     near = difflib.get_close_matches(run.name, names, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else "Give its path, or its name and --storage with the folder it lies in."
     raise DataError(f"{run}: no run folder there, and none of that name in {storage}. {hint}")
+
+
+def folder_of(run: Path, storage: Path = Path("runs")) -> Path | None:
+    """Where a run lies that is named by its path, or by its name under `storage`; None where neither is a run's folder."""
+    return next((folder for folder in (run, storage / run) if _is_run(folder)), None)
 
 
 def find_runs(storage: Path) -> list[Run]:

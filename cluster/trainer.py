@@ -77,12 +77,12 @@ def train(
     dataset = Path(dataset).resolve()
     manifest = read_manifest(dataset)
     _check(manifest, config, dataset)
-    if begin_from is not None:
+    begin_from = Path(begin_from).resolve() if begin_from is not None else None
+    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
+    if begin_from is not None and not (folder / runs.CONFIG).exists():  # else it began before
         from cluster import warm
 
-        begin_from = Path(begin_from).resolve()
-        warm.check(begin_from, config)
-    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
+        warm.check(begin_from, dataset, config)
     with runs.held(folder), ThreadPoolExecutor(1) as aside:
         before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)

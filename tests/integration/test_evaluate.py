@@ -12,17 +12,16 @@ from cluster import evaluate as module
 from cluster.evaluate import evaluate
 from cluster.evaluate_report import as_json, exact_row, protocol_line
 from cluster.export import export
-from cluster.session import session
 from cluster.trainer import train
 from recsys.bundle import store
 from recsys.bundle.read import open_bundle
-from recsys.config import ClusterConfig, IndexConfig, load_config
+from recsys.config import IndexConfig, load_config
 from recsys.data.histories import Histories
 from recsys.errors import BundleError, ConfigError, DataError
 from tests.bundles import planted, reseal, write_planted
 from tests.datasets import planted_histories, write_dataset
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
 SETTINGS = ("model.dim=16", "model.negatives=32", "train.batch_size=64", "train.learning_rate=0.03", "train.precision=fp32")
 SMALL = ("train.threads=1", "train.epochs=2", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
@@ -37,19 +36,6 @@ def histories() -> Histories:
     item[starts[:STRANGERS] + 10] = ITEMS - 1
     trained = np.where(np.arange(200) < STRANGERS, 0, found.valid_from).astype(np.int32)
     return replace(found, item=item, valid_from=trained, rating=rng.integers(1, 6, len(item)).astype(np.float32))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with session(ClusterConfig(readers=1, object_store_bytes=100 << 20)):
-            yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("evaluate")
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from cluster.export import export
-from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.bundle import store
 from recsys.bundle.read import Bundle, open_bundle
-from recsys.config import ClusterConfig, IndexConfig, load_config
+from recsys.config import IndexConfig, load_config
 from recsys.data.dataset import read_manifest
 from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.models import Catalogue, build
@@ -20,25 +19,12 @@ from recsys.retrieval.recommender import Answer, Recommender, Request
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
 HISTORIES = planted_histories()
 USERS = len(HISTORIES)
 SETTINGS = ("model.dim=16", "model.negatives=32", "train.batch_size=64", "train.learning_rate=0.03", "train.precision=fp32")
 SMALL = ("train.threads=1", "train.epochs=2", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with session(ClusterConfig(readers=1, object_store_bytes=100 << 20)):
-            yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("export")
 
 
 @pytest.fixture(scope="module")

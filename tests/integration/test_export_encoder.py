@@ -2,7 +2,6 @@
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,11 +11,10 @@ import torch
 from cluster import encoder_export
 from cluster.export import export
 from cluster.report import bundle_rows
-from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.bundle.manifest import ENCODER
 from recsys.bundle.read import Bundle, open_bundle
-from recsys.config import ClusterConfig, ModelConfig, load_config
+from recsys.config import ModelConfig, load_config
 from recsys.data.histories import Histories
 from recsys.errors import BundleError
 from recsys.models import Catalogue, build
@@ -27,7 +25,7 @@ from tests.bundles import write_planted
 from tests.datasets import last_two_held_out, write_dataset
 from tests.encoders import ENCODED
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
 ITEMS, MAX_LENGTH = 50, 6
 MODEL = ("model.name=sasrec", "model.dim=12", "model.heads=2", "model.blocks=1", f"model.max_length={MAX_LENGTH}")
@@ -46,19 +44,6 @@ def round_and_round(users: int = 200, seed: int = 0) -> Histories:
 
 
 HISTORIES = round_and_round()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with session(ClusterConfig(readers=1, object_store_bytes=100 << 20)):
-            yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("export")
 
 
 @pytest.fixture(scope="module")

@@ -4,23 +4,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import score as module
-from cluster.session import session
 from recsys.bundle.read import open_bundle
-from recsys.config import ClusterConfig
 from recsys.errors import BundleError, ConfigError, RecsysError, RequestError
 from recsys.retrieval.recommender import Recommender, Request
 from tests.bundles import planted, write_planted
 from tests.encoders import ENCODED
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with session(ClusterConfig(readers=1, object_store_bytes=100 << 20)):
-            yield
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
 
 @pytest.mark.parametrize("kind", [{}, ENCODED], ids=["table", "encoder"])

@@ -1,6 +1,5 @@
 """A model of whole histories on a real local Ray: the same way as models of events, and as exact."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
+from cluster.runs import read_rows
 from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.config import ClusterConfig, Config, load_config
@@ -38,16 +38,9 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=100 << 20)):
-            yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("sequences")
+def cluster(cache):
+    with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=100 << 20)):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +58,11 @@ def undisturbed(root, dataset) -> RunResult:
     return train(dataset, settings(root, "cluster.num_workers=2"), name="undisturbed")
 
 
-def rows_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_two_workers_learn_every_event_once_an_epoch_and_find_the_tastes(undisturbed):
-    assert {row["events"] for row in rows_of(undisturbed.folder)} == {TOLD}
-    assert {row["steps"] for row in rows_of(undisturbed.folder)} == {len(HISTORIES) // 24}
+    assert {row["events"] for row in read_rows(undisturbed.folder)} == {TOLD}
+    assert {row["steps"] for row in read_rows(undisturbed.folder)} == {len(HISTORIES) // 24}
     assert undisturbed.test["ndcg@10"] > 2 * undisturbed.test_popularity["ndcg@10"]
-    best = rows_of(undisturbed.folder)[undisturbed.best_epoch - 1]
+    best = read_rows(undisturbed.folder)[undisturbed.best_epoch - 1]
     assert undisturbed.metrics == pytest.approx(best["metrics"])
 
 
@@ -104,12 +93,12 @@ def test_sampled_negatives_and_users_held_out_whole_and_the_micro_batch_found(ro
     more = ("model.negatives=32", "train.micro_batch=none", "train.epochs=8")
     result = train(tmp_path / "dataset", settings(root, *more), name="by-user")
     assert result.test["ndcg@10"] > 2 * result.test_popularity["ndcg@10"]
-    assert rows_of(result.folder)[0]["micro_batch"] > 0
+    assert read_rows(result.folder)[0]["micro_batch"] > 0
 
 
 def test_a_refit_learns_from_all_segments(root, dataset):
     result = train(dataset, settings(root), name="refit", refit_epochs=1)
-    assert [row["events"] for row in rows_of(result.folder)] == [len(HISTORIES.item) - len(HISTORIES)]
+    assert [row["events"] for row in read_rows(result.folder)] == [len(HISTORIES.item) - len(HISTORIES)]
 
 
 def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, undisturbed):

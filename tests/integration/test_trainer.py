@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.numpy import load_file, save_file
 
 from cluster import worker
+from cluster.runs import read_rows
 from cluster.session import session
 from cluster.share import Share
 from cluster.task import Task
@@ -55,11 +56,6 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("trainer")
-
-
-@pytest.fixture(scope="module")
 def dataset(root) -> Path:
     write_dataset(root / "dataset", HISTORIES, shards=6, row_group_events=120)
     return root / "dataset"
@@ -74,10 +70,6 @@ def undisturbed(root, dataset) -> RunResult:
     return train(dataset, settings(root), name="undisturbed")
 
 
-def rows_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def weights_of(run: Path) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in checkpoint.read_weights(run / "best").items()}
 
@@ -90,7 +82,7 @@ def assert_same_weights(one: dict[str, np.ndarray], other: dict[str, np.ndarray]
 
 def test_a_run_learns_the_tastes_and_leaves_everything_in_its_folder(undisturbed):
     assert undisturbed.test["ndcg@10"] > 3 * undisturbed.test_popularity["ndcg@10"]
-    rows = rows_of(undisturbed.folder)
+    rows = read_rows(undisturbed.folder)
     assert [row["epoch"] for row in rows] == list(range(1, undisturbed.epochs + 1))
     assert {row["events"] for row in rows} == {len(HISTORIES.segment("train").item)}
     best = rows[undisturbed.best_epoch - 1]
@@ -127,7 +119,7 @@ def alone(root, dataset) -> RunResult:
 
 def test_one_worker_learns_as_well_as_two(alone, undisturbed):
     assert alone.test["ndcg@10"] == pytest.approx(undisturbed.test["ndcg@10"], rel=0.1)
-    assert rows_of(alone.folder)[0]["steps"] == rows_of(undisturbed.folder)[0]["steps"]
+    assert read_rows(alone.folder)[0]["steps"] == read_rows(undisturbed.folder)[0]["steps"]
 
 
 def test_more_epochs_go_on_from_the_last(root, dataset, alone):
@@ -198,7 +190,7 @@ def test_a_worker_killed_mid_epoch_is_replaced_and_the_result_is_the_same(root, 
 
     result = train(dataset, settings(root), name="killed", on_epoch=kill_once)
     assert killed
-    assert [row["epoch"] for row in rows_of(result.folder)] == list(range(1, undisturbed.epochs + 1))
+    assert [row["epoch"] for row in read_rows(result.folder)] == list(range(1, undisturbed.epochs + 1))
     assert result.test == undisturbed.test
     assert_same_weights(weights_of(result.folder), weights_of(undisturbed.folder))
 
@@ -252,7 +244,7 @@ def test_a_run_begins_from_an_earlier_one_by_string_ids(root, tmp_path, undistur
     weights, optimizers = checkpoint.read_everything(warm.folder / "best")
     old, _ = checkpoint.read_everything(first.folder / "best")
     np.testing.assert_allclose(weights["user_table"][24:], old["user_table"], atol=1e-6)
-    assert optimizers[0]["state"][0]["step"] > rows_of(first.folder)[0]["steps"]
+    assert optimizers[0]["state"][0]["step"] > read_rows(first.folder)[0]["steps"]
     told = json.loads((warm.folder / "environment.json").read_text())
     assert told["known_to_rank_0"]["item"] == 80 and Path(told["begun_from"]) == first.folder
 
@@ -280,4 +272,4 @@ def test_users_held_out_whole_are_answered_from_their_history(root, tmp_path):
 def test_refitting_learns_from_all_segments_and_measures_nothing(root, dataset):
     result = train(dataset, settings(root, "cluster.num_workers=1"), name="refit", refit_epochs=2)
     assert result.epochs == 2 and not result.metrics and not result.test
-    assert [row["events"] for row in rows_of(result.folder)] == [len(HISTORIES.item)] * 2
+    assert [row["events"] for row in read_rows(result.folder)] == [len(HISTORIES.item)] * 2

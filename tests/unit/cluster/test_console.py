@@ -78,10 +78,3 @@ def test_what_an_earlier_start_had_done_does_not_count_as_speed_and_each_epoch_h
     epochs, steps = view.bars.tasks
     assert (epochs.completed, steps.completed) == (10, 1)
     assert steps.start_time > began
-
-
-def test_a_run_is_named_by_its_path_or_by_its_name_in_the_folder_of_runs(tmp_path):
-    (tmp_path / "runs" / "first").mkdir(parents=True)
-    path = tmp_path / "runs" / "first"
-    assert cli._run_or_path(Path("first"), tmp_path / "runs") == path == cli._run_or_path(path, tmp_path / "elsewhere")
-    assert cli._run_or_path(Path("bundles/b"), tmp_path / "runs") == Path("bundles/b")

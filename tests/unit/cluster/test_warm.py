@@ -1,14 +1,14 @@
 """A run that begins from another: what it is measured on, the other must not have trained on."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cluster import runs, warm
+from cluster import runs, unseen, warm
 from recsys.config import Config
 from recsys.data.dataset import read_manifest
 from recsys.errors import DataError
@@ -30,29 +30,46 @@ def dataset(folder: Path, held_out: int, *, reverse: bool = False) -> Path:
     return folder
 
 
-def check(new: Path, old: Path) -> None:
-    share = SimpleNamespace(task=SimpleNamespace(dataset=new), files=read_manifest(new).user_files)
-    warm._check_unseen(share, old)
+def run_on(folder: Path, dataset: Path, begun_from: Path | None = None) -> Path:
+    """What is looked at of a run."""
+    folder.mkdir()
+    told = {"dataset": str(dataset), "fingerprint": read_manifest(dataset).fingerprint}
+    (folder / runs.CONFIG).write_text(json.dumps(told | {"begun_from": begun_from and str(begun_from)}))
+    return folder
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_same_held_out_events_were_not_trained_on(tmp_path, reverse):
-    check(dataset(tmp_path / "new", 2, reverse=reverse), dataset(tmp_path / "old", 2))
+    run = run_on(tmp_path / "run", dataset(tmp_path / "old", 2))
+    unseen.check(dataset(tmp_path / "new", 2, reverse=reverse), run)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_an_event_held_out_here_and_trained_on_there_is_told(tmp_path, reverse):
-    new, old = dataset(tmp_path / "new", 3, reverse=reverse), dataset(tmp_path / "old", 2)
+    run = run_on(tmp_path / "run", dataset(tmp_path / "old", 2))
     with pytest.raises(DataError, match="40 of 120 held-out events"):
-        check(new, old)
+        unseen.check(dataset(tmp_path / "new", 3, reverse=reverse), run)
 
 
-def test_all_that_a_run_descends_from_is_looked_at_and_refits_are_refused(tmp_path):
-    for name, before in (("first", None), ("second", "first")):
-        told = {"dataset": str(dataset(tmp_path / f"{name}-data", 2)), "begun_from": before and str(tmp_path / before)}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / runs.CONFIG).write_text(json.dumps(told))
-    assert [path.name for path in warm._lineage(tmp_path / "second")] == ["second-data", "first-data"]
-    (tmp_path / "second" / runs.RESULT).write_text(json.dumps({"refit": True}))
+def test_all_that_a_run_descends_from_is_looked_at(tmp_path):
+    first = run_on(tmp_path / "first", dataset(tmp_path / "old", 2))
+    second = run_on(tmp_path / "second", dataset(tmp_path / "newer", 3), first)
+    assert [path.name for path in unseen.lineage(second)] == ["newer", "old"]
+    with pytest.raises(DataError, match=r"that .*/old knows"):
+        unseen.check(dataset(tmp_path / "new", 3), second)
+
+
+def test_a_dataset_that_was_prepared_anew_says_nothing_of_what_was_trained_on(tmp_path):
+    run = run_on(tmp_path / "run", dataset(tmp_path / "old", 2))
+    shutil.rmtree(tmp_path / "old")
+    write_dataset(tmp_path / "old", random_histories(users=9))
+    assert not list(unseen.lineage(run))
+
+
+def test_a_refit_is_refused(tmp_path):
+    old = dataset(tmp_path / "old", 2)
+    result = {"refit": True, "config": Config().model_dump(mode="json"), "dataset": str(old)}
+    run = run_on(tmp_path / "run", old)
+    (run / runs.RESULT).write_text(json.dumps(result | {"fingerprint": read_manifest(old).fingerprint}))
     with pytest.raises(DataError, match="a refit has trained"):
-        warm.check(tmp_path / "second", Config())
+        warm.check(run, old, Config())

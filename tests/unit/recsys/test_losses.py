@@ -65,6 +65,31 @@ def test_bpr_and_its_gradients_are_those_of_the_plain_form():
     torch.testing.assert_close(gradients(fused, inputs), gradients(plain, inputs))
 
 
+def test_gbce_and_its_gradients_are_those_of_the_plain_form():
+    inputs, (item, negatives) = vectors(10, 7), items(10, 7)
+    fused = losses.gbce(*inputs, losses.accidental_hits(item, negatives), confidence=0.3)
+    user, positive, negative = inputs
+    pushed = F.softplus(user @ negative.T).masked_fill(item[:, None] == negatives, 0).sum()
+    plain = (pushed - 0.3 * F.logsigmoid((user * positive).sum(1)).sum()) / 8
+    torch.testing.assert_close(fused, plain)
+    torch.testing.assert_close(gradients(fused * 3, inputs), gradients(plain * 3, inputs))
+
+
+def test_gbce_of_one_event_and_one_negative_is_as_by_hand():
+    """Scores ln 3 and 0, β = ½: (−½ log ¾ − log ½) / 2."""
+    user, positive, negative = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, 1.0]])
+    nothing = losses.accidental_hits(torch.tensor([0]), torch.tensor([1]))
+    loss = losses.gbce(user, positive, negative, nothing, confidence=0.5)
+    assert loss.item() == pytest.approx((0.5 * math.log(4 / 3) + math.log(2)) / 2)
+
+
+def test_the_confidence_of_gbce_goes_from_plain_cross_entropy_to_the_share_that_was_drawn():
+    """256 negatives of 3,416 items: α = 256 / 3415."""
+    assert losses.gbce_confidence(256, 3416, 0.0) == pytest.approx(1)
+    assert losses.gbce_confidence(256, 3416, 1.0) == pytest.approx(256 / 3415)
+    assert losses.gbce_confidence(256, 3416, 0.75) == pytest.approx(0.75 * 256 / 3415 + 0.25)
+
+
 def test_large_scores_overflow_nothing():
     user, positive, negative = (tensor.detach() * 1000 for tensor in vectors(4, 7))
     nothing = losses.Hits(torch.zeros(0).long(), torch.zeros(0).long())
