@@ -252,7 +252,7 @@ def test_a_run_begins_from_an_earlier_one_by_string_ids(root, tmp_path, undistur
 def test_a_model_of_other_settings_cannot_be_begun_from(root, dataset, undisturbed):
     with pytest.raises(ConfigError, match=r"model\.dim: 16 → 24"):
         train(dataset, settings(root, "model.dim=24"), name="other", begin_from=undisturbed.folder)
-    with pytest.raises(DataError, match="no finished run"):
+    with pytest.raises(DataError, match="no run folder"):
         train(dataset, settings(root), name="nowhere", begin_from=root / "nowhere")
 
 
