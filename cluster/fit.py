@@ -35,6 +35,10 @@ def trainer(task: Task) -> TorchTrainer:
     cluster, gpu = task.config.cluster, takes_gpu(task.config.cluster)
     # The controller looks after its workers as often as this: it decides how soon an end or a death is noticed.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if cluster.least_workers < cluster.most_workers:
+        # When a node goes, Ray Train first asks again for as many workers as there were. An elastic group takes only what
+        # is there already, so room that is not given at once will not be.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     return _Trainer(
         train_on_worker,
         train_loop_config={"task": task},

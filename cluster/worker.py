@@ -16,6 +16,7 @@ from recsys.data import schema
 from recsys.evaluation.ranking import RankingSums
 from recsys.models import Popularity, build
 from recsys.training import checkpoint, collective
+from recsys.training.averaging import averaged
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare, distribute, train_epoch
 from recsys.training.negatives import Negatives
@@ -79,7 +80,8 @@ def _run_epoch(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any
     if state.epoch + 1 < share.task.epochs:  # read on while validating
         share.begin(state.epoch + 1, (), bare(state.model).batch)
     began = time.perf_counter()
-    sums = share.evaluate(bare(state.model), schema.VALID) if share.validates else None
+    with averaged(state.optimizers):
+        sums = share.evaluate(bare(state.model), schema.VALID) if share.validates else None
     metrics, popularity = (sums.metrics(), sums.popularity_metrics()) if sums else ({}, {})
     row |= {"validation_seconds": time.perf_counter() - began, "metrics": metrics, "popularity": popularity}
     if share.validates:

@@ -22,13 +22,20 @@ MODEL_NAMES = ("popularity", "mf", "sasrec")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
 
 # What each model can learn by.
-LOSSES = {"mf": ("softmax", "bpr", "mse"), "sasrec": ("softmax", "gbce")}
+LOSSES = {"mf": ("softmax", "bpr", "ccl", "mse"), "sasrec": ("softmax", "gbce")}
 
 # What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
 SUITED: dict[str, dict[str, dict[str, Any]]] = {
     "sasrec": {
         "model": {"negatives": None},
-        "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
+        "train": {
+            "learning_rate": 0.002,
+            "average": 0.998,
+            "batch_size": 128,
+            "epochs": 100,
+            "patience": 10,
+            "plateau_patience": 4,
+        },
     }
 }
 
@@ -101,12 +108,16 @@ class ModelConfig(Section):
     """Which model: popularity, mf or sasrec."""
     dim: int = Field(64, ge=1)
     """Dimensions of a user and an item vector, before biases."""
-    loss: Literal["softmax", "bpr", "gbce", "mse"] = "softmax"
-    """softmax, bpr (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings."""
+    loss: Literal["softmax", "bpr", "ccl", "gbce", "mse"] = "softmax"
+    """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings."""
     temperature: float = Field(1.0, gt=0)
     """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15."""
     cosine: bool = False
-    """softmax and bpr: vectors are compared by cosine, and exported normalised."""
+    """softmax and bpr: vectors are compared by cosine, and exported normalised. ccl always does."""
+    margin: float = Field(0.9, ge=-1, le=1)
+    """ccl: cosine up to which a negative costs nothing."""
+    negative_weight: float = Field(150.0, gt=0)
+    """ccl: what the mean over negatives weighs against the positive."""
     calibration: float = Field(0.75, ge=0, le=1)
     """gbce: how much of the confidence that sampling negatives adds is taken off: 0 none of it, 1 all."""
     negatives: int | None = Field(1024, ge=1)
@@ -151,7 +162,10 @@ class TrainConfig(Section):
     optimizer: Literal["adam", "adagrad"] = "adam"
     """Row-wise optimizer of the tables: only rows a step touched are read and written. Other parameters have Adam."""
     learning_rate: float = Field(0.01, gt=0)
-    """Step size at the first epoch. sasrec: 0.001."""
+    """Step size at the first epoch. sasrec: 0.002."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay, a step, of a running mean of the weights, which is then what is measured and kept; 0: the weights themselves.
+    sasrec: 0.998."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of all gradients together; unset: no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

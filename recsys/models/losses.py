@@ -72,6 +72,12 @@ def gbce(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits, 
     return _SharedNegatives.apply(user_BD, positive_BD, negative_ND, _Task(hits, rule))  # type: ignore[no-any-return]
 
 
+def ccl(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits, *, margin: float, weight: float) -> Tensor:
+    """Σ_b (1 − s_b + weight · mean_n max(0, s_bn − margin)), s = u·v of unit vectors (Mao et al., SimpleX, CIKM 2021)."""
+    rule = partial(_ccl_block, margin=margin, weight=weight)
+    return _SharedNegatives.apply(user_BD, positive_BD, negative_ND, _Task(hits, rule))  # type: ignore[no-any-return]
+
+
 def gbce_confidence(negatives: int, items: int, calibration: float) -> float:
     """β of gBCE: α (t (1 − 1/α) + 1/α), with α the share of the other items that are negatives, t the calibration.
 
@@ -138,6 +144,16 @@ def _gbce_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tenso
     loss = (F.softplus(logits_bN).sum() + confidence * F.softplus(-positive_b).sum()) * share
     pull_b = torch.sigmoid(-positive_b) * (-confidence * share)
     return Block(loss, logits_bN.sigmoid_(), torch.full_like(positive_b, share), pull_b)
+
+
+def _ccl_block(
+    logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor], *, margin: float, weight: float
+) -> Block:
+    logits_bN[hits] = -torch.inf
+    above_bN = logits_bN.sub_(margin).clamp_(min=0)
+    share = weight / max(logits_bN.shape[1], 1)
+    loss = (1 - positive_b).sum() + above_bN.sum(dtype=positive_b.dtype) * share
+    return Block(loss, above_bN.sign(), torch.full_like(positive_b, share), torch.full_like(positive_b, -1.0))
 
 
 class _Task(NamedTuple):

@@ -35,7 +35,7 @@ class MF(nn.Module):
         super().__init__()
         self.config = config
         self.rates = config.loss == "mse"
-        self.cosine = config.cosine and not self.rates
+        self.cosine = (config.cosine or config.loss == "ccl") and not self.rates
         # Of uniform negatives all are equally likely, and the correction would cancel.
         self.corrects = config.logq and config.negative_source != "uniform"
         self.mean_rating = float(catalogue.mean_rating)
@@ -100,6 +100,9 @@ class MF(nn.Module):
         hits = losses.accidental_hits(batch.item, batch.negatives)
         if self.config.loss == "bpr":
             return losses.bpr(user, item, negatives, hits)
+        if self.config.loss == "ccl":
+            margin, weight = self.config.margin, self.config.negative_weight
+            return losses.ccl(user, item, negatives, hits, margin=margin, weight=weight)
         log_q = (self.log_q[batch.item], self.log_q[batch.negatives]) if self.corrects else None
         return losses.sampled_softmax(user, item, negatives, hits, temperature=self.config.temperature, log_q=log_q)
 
@@ -135,7 +138,8 @@ class MF(nn.Module):
     def _popularity(self, item_counts: NDArray[np.int64]) -> Tensor:
         """[N] biases to begin with: what uniform negatives would teach after many steps, log of an item's events."""
         share = torch.from_numpy(np.maximum(item_counts, 1) / max(item_counts.mean(), 1e-9)).float()
-        return share.log() * (self.config.temperature if self.config.loss == "softmax" else 1.0)
+        # A cosine has no room for them under ccl: there they begin at zero.
+        return share.log() * {"softmax": self.config.temperature, "ccl": 0.0}.get(self.config.loss, 1.0)
 
     def _initial_users(self, owned: UserRanges, seed: int) -> Tensor:
         """Each range by a seed of its own, so that a user begins alike whoever owns him."""

@@ -26,6 +26,7 @@ from recsys.data.plan import Leg
 from recsys.errors import ConfigError, RecsysError
 from recsys.models.owned import UserRanges
 from recsys.training import collective, loop, user_parts
+from recsys.training.averaging import averaged
 from recsys.training.hardware import Hardware
 from recsys.training.micro_batch import MicroBatch
 from recsys.training.stopping import EarlyStopping, plateau_schedulers
@@ -64,7 +65,7 @@ class TrainState:
         """After validation: keep the weights aside if they are the best, slow down on a plateau. Whether they were."""
         improved = self.stopping.improved(self.epoch, metrics)
         if improved:
-            self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+            self.best = self.kept()
         for scheduler in self.schedulers:
             scheduler.step(metrics[self.stopping.metric])
         self.next_epoch()
@@ -80,14 +81,19 @@ class TrainState:
         return sum(leg.steps for leg in self.legs)
 
     def restore_best(self) -> None:
-        """Put the best epoch's weights back into the model."""
-        if self.best:
-            loop.bare(self.model).load_state_dict(self.best)
+        """Put the best epoch's weights back into the model; where none was validated, the latest."""
+        if self.best or self.config.train.average:
+            loop.bare(self.model).load_state_dict(self.best or self.kept())
 
     def weights(self) -> dict[str, Tensor]:
         """The model's own, out of DDP."""
         weights: dict[str, Tensor] = loop.bare(self.model).state_dict()
         return weights
+
+    def kept(self) -> dict[str, Tensor]:
+        """A copy of the weights that are measured and exported: the latest, or their running means."""
+        with averaged(self.optimizers):
+            return {name: tensor.detach().clone() for name, tensor in self.weights().items()}
 
     @property
     def owned(self) -> UserRanges | None:
@@ -123,7 +129,7 @@ def save(folder: Path, state: TrainState) -> None:
     weights = state.weights()
     of_users = {name for name, tensor in weights.items() if state.is_of_users(tensor)}
     files = {MODEL_FILE: weights, OPTIMIZER_FILE: tensors}
-    is_best = state.stopping.best_epoch == state.epoch - 1 and not state.legs
+    is_best = state.stopping.best_epoch == state.epoch - 1 and not state.legs and not state.config.train.average
     if best_elsewhere := bool(state.best) and not is_best:
         files[BEST_FILE] = state.best
     of_users |= {name for name, tensor in tensors.items() if state.is_of_users(tensor)}
@@ -204,7 +210,7 @@ def load(folder: Path, state: TrainState) -> TrainState:
     if content["best_elsewhere"]:
         state.best = tensors[BEST_FILE]
     elif content["stopping"]["best_epoch"] >= 0:
-        state.best = {name: tensor.detach().clone() for name, tensor in state.weights().items()}
+        state.best = state.kept()
     return state
 
 

@@ -19,6 +19,7 @@ from recsys.data.seeds import seed_of
 from recsys.data.windows import Sequences, training_windows
 from recsys.errors import RecsysError
 from recsys.training import collective, rows
+from recsys.training.averaging import WeightMean
 from recsys.training.hardware import Hardware
 from recsys.training.micro_batch import MicroBatch
 from recsys.training.negatives import Negatives
@@ -68,11 +69,14 @@ OnStep = Callable[[int, Callable[[], EpochStats]], None]
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """The row-wise optimizer of a model's row tables, then Adam for its other parameters; those of the two it needs."""
+    """The row-wise optimizer of a model's row tables, then Adam for its other parameters, those of the two it needs; last what
+    averages the weights, if that is asked for."""
     tables = list(bare(model).row_tables().values())
     others = [p for p in model.parameters() if p.requires_grad and not any(p is table for table in tables)]
     row_wise = [rows.ROW_OPTIMIZERS[config.optimizer](tables, config.learning_rate)] if tables else []
-    return [*row_wise, *([torch.optim.Adam(others, config.learning_rate)] if others else [])]
+    adam = [torch.optim.Adam(others, config.learning_rate)] if others else []
+    mean = [WeightMean([*tables, *others], config.average)] if config.average else []
+    return [*row_wise, *adam, *mean]
 
 
 def distribute(model: nn.Module) -> nn.Module:

@@ -79,6 +79,23 @@ def test_the_best_weights_are_kept_aside_and_come_back(tmp_path, world):
         assert same(loaded.weights(), best)
 
 
+@pytest.mark.parametrize("name", PERSONALISED)
+def test_where_weights_are_averaged_their_means_are_what_is_kept(tmp_path, world, name):
+    settings = planted.QUICK.model_copy(update={"average": 0.9})
+    config = planted.config_of(name, train=settings)
+    state = planted.train(planted.start(world, config), world, 3)
+    latest = {name: tensor.clone() for name, tensor in state.weights().items()}
+    assert state.finish_epoch(METRICS)
+    assert not same(state.best, latest)
+    checkpoint.save(tmp_path, state)
+    assert same(checkpoint.read_weights(tmp_path), state.best)
+    loaded = checkpoint.load(tmp_path, planted.start(world, config, seed=9))
+    assert same(loaded.weights(), latest) and same(loaded.best, state.best) and same(loaded.kept(), state.best)
+    state.best = {}  # as in a refit, which validates nothing
+    state.restore_best()
+    assert same(state.weights(), loaded.best)
+
+
 def test_in_the_middle_of_an_epoch_the_latest_are_not_the_best(tmp_path, world):
     state = planted.start(world, planted.config_of())
     state.finish_epoch(METRICS)

@@ -22,6 +22,7 @@ ORDERS = [
     {"loss": "softmax", "l2": 1e-3},
     {"loss": "softmax", "negatives": None},
     {"loss": "softmax", "cosine": True, "temperature": 0.1},
+    {"loss": "ccl", "epochs": 40},
     {"loss": "gbce", "calibration": 0.5, "epochs": 40},
 ]
 CASES = [(name, order) for name in PERSONALISED for order in ORDERS if order["loss"] in LOSSES[name]]
@@ -35,7 +36,7 @@ def world():
 @pytest.fixture(scope="module", params=CASES, ids=str)
 def fitted(request, world):
     name, order = request.param
-    epochs = order.get("epochs", planted.QUICK.epochs)  # gBCE has to learn first how rare any one film is
+    epochs = order.get("epochs", planted.QUICK.epochs)  # these are slower to start
     settings = {key: value for key, value in order.items() if key != "epochs"}
     return planted.fit(world, planted.config_of(name, planted.QUICK.model_copy(update={"epochs": epochs}), **settings))
 

@@ -75,6 +75,17 @@ def test_gbce_and_its_gradients_are_those_of_the_plain_form():
     torch.testing.assert_close(gradients(fused * 3, inputs), gradients(plain * 3, inputs))
 
 
+def test_ccl_and_its_gradients_are_those_of_the_plain_form():
+    inputs, (item, negatives) = vectors(10, 7), items(10, 7)
+    fused = losses.ccl(*inputs, losses.accidental_hits(item, negatives), margin=0.3, weight=5.0)
+    user, positive, negative = inputs
+    above = F.relu(user @ negative.T - 0.3).masked_fill(item[:, None] == negatives, 0)
+    plain = (1 - (user * positive).sum(1)).sum() + 5 * above.sum() / 7
+    assert 0 < (above > 0).sum() < above.numel()
+    torch.testing.assert_close(fused, plain)
+    torch.testing.assert_close(gradients(fused * 3, inputs), gradients(plain * 3, inputs))
+
+
 def test_gbce_of_one_event_and_one_negative_is_as_by_hand():
     """Scores ln 3 and 0, β = ½: (−½ log ¾ − log ½) / 2."""
     user, positive, negative = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, 1.0]])
