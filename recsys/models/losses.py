@@ -146,9 +146,7 @@ def _gbce_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tenso
     return Block(loss, logits_bN.sigmoid_(), torch.full_like(positive_b, share), pull_b)
 
 
-def _ccl_block(
-    logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor], *, margin: float, weight: float
-) -> Block:
+def _ccl_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor], *, margin: float, weight: float) -> Block:
     logits_bN[hits] = -torch.inf
     above_bN = logits_bN.sub_(margin).clamp_(min=0)
     share = weight / max(logits_bN.shape[1], 1)
