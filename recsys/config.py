@@ -31,7 +31,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
     },
     "two_tower": {
-        "model": {"negatives": None, "heads": 4},
+        "model": {"negatives": None, "heads": 4, "cosine": True, "temperature": 0.1},
         "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
     },
 }
@@ -108,9 +108,9 @@ class ModelConfig(Section):
     loss: Literal["softmax", "bpr", "gbce", "mse"] = "softmax"
     """softmax, bpr (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings."""
     temperature: float = Field(1.0, gt=0)
-    """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15."""
+    """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15. two_tower: 0.1."""
     cosine: bool = False
-    """softmax and bpr: vectors are compared by cosine, and exported normalised."""
+    """softmax and bpr: vectors are compared by cosine, and exported normalised. two_tower: true."""
     calibration: float = Field(0.75, ge=0, le=1)
     """gbce: how much of the confidence that sampling negatives adds is taken off: 0 none of it, 1 all."""
     negatives: int | None = Field(1024, ge=1)

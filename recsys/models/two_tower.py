@@ -32,6 +32,7 @@ class TwoTower(SequenceModel):
     """
 
     reads_attributes: ClassVar[bool] = True
+    told: Tensor
 
     def __init__(self, config: ModelConfig, catalogue: Catalogue, seed: int) -> None:
         super().__init__(config, catalogue, seed)
@@ -40,8 +41,9 @@ class TwoTower(SequenceModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "item tower"))
             self.item_tower = Tower(config.dim, config.width, config.dropout)
-        if attributes is not None:
-            self.listed = self.listed | attributes.told
+        told = np.zeros_like(self.listed) if attributes is None else attributes.told
+        self.listed = self.listed | told
+        self.register_buffer("told", torch.from_numpy(told), persistent=False)
 
     def made_encoder(self, config: ModelConfig) -> nn.Module:
         """The user tower."""
@@ -56,10 +58,12 @@ class TwoTower(SequenceModel):
         return LookedUp(F.embedding(fed, inputs_RD), F.embedding(told, vectors_RD), F.embedding(negatives, vectors_RD))
 
     def inputs(self, item_T: Tensor) -> Tensor:
-        """[T, D] what items are. Without the ids of items that nobody trained on, and in training of some drawn at random."""
+        """[T, D] what items are: without the ids of those that nobody trained on, and in training of some drawn at random, if
+        anything else is known of them."""
         kept_T = self.trained[item_T]
         if self.training and self.config.id_dropout:
-            kept_T = kept_T & (torch.rand(len(item_T), device=item_T.device) >= self.config.id_dropout)
+            drawn_T = torch.rand(len(item_T), device=item_T.device) < self.config.id_dropout
+            kept_T = kept_T & ~(drawn_T & self.told[item_T])
         ids_TD = F.embedding(item_T, self.item_table, sparse=not self.touches_all) * kept_T[:, None]
         return ids_TD if self.described is None else ids_TD + self.described(item_T)
 
