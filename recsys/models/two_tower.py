@@ -53,7 +53,7 @@ class TwoTower(SequenceModel):
         """Each item of the step goes through the tower once, wherever it stands; its id is there in all places or in none."""
         rows_R, place = torch.unique(torch.cat([item_T, told_T, negatives_N]), return_inverse=True)
         inputs_RD = self.inputs(rows_R)
-        vectors_RD = self.directed(self.item_tower(inputs_RD).float())
+        vectors_RD = self.directed(self.item_tower(inputs_RD))
         fed, told, negatives = place.split([len(item_T), len(told_T), len(negatives_N)])
         return LookedUp(F.embedding(fed, inputs_RD), F.embedding(told, vectors_RD), F.embedding(negatives, vectors_RD))
 
@@ -70,7 +70,7 @@ class TwoTower(SequenceModel):
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """[N, D]; zero for an item without a train event of which nothing is known."""
-        return padded_to_eight(self._of_all(lambda inputs: self.directed(self.item_tower(inputs).float())))
+        return padded_to_eight(self._of_all(lambda inputs: self.directed(self.item_tower(inputs))))
 
     @torch.no_grad()
     def item_inputs(self) -> Tensor:
