@@ -92,9 +92,9 @@ def epoch_line(row: Mapping[str, Any], metric: str) -> str:
 def print_metrics(title: str, columns: Mapping[str, Mapping[str, float | None]]) -> None:
     """A table of metrics, a column each for the model and what it is compared with."""
     table = Table(title=printable(title), title_justify="left")
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     names = [name for name in next(iter(columns.values())) if name.startswith(SHOWN_METRICS)]
     for name in names:
         table.add_row(name, *(_number(values.get(name)) for values in columns.values()))

@@ -15,14 +15,11 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from recsys.bundle.manifest import EncoderReport
 from recsys.bundle.read import Bundle
 from recsys.data.histories import Histories
 from recsys.errors import BundleError
-from recsys.models import losses
-from recsys.models.base import padded_to_eight
 from recsys.retrieval.encoder import INPUT, OUTPUT, Encoder
 
 COMPARED = 256  # users whose histories are encoded by both
@@ -32,20 +29,8 @@ TIMED = 15
 TOLERANCE = 1e-4
 
 
-class _Served(nn.Module):
-    """[1, L, I] what is fed for the items of one history → [1, D] the vector of its user, as `user_vectors` ends."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.encoder, self.dim, self.cosine = model.encoder, model.config.dim, model.config.cosine
-
-    def forward(self, items: Tensor) -> Tensor:
-        user = self.encoder(items[:, :, : self.dim])[:, -1]  # what is served is padded to a multiple of 8
-        return padded_to_eight(losses.unit(user) if self.cosine else user)
-
-
 def to_onnx(model: Any, width: int) -> bytes:
-    """The encoder of a model on the CPU, from [1, L, `width`] item inputs to [1, D], for L of 1 to the model's `max_length`.
+    """`model.served()` on the CPU, from [1, L, `width`] item inputs to [1, D], for L of 1 to the model's `max_length`.
 
     Bytes of one file: numbers within, operators of the standard only, and no trace of where and by whom it was made.
     Raises BundleError where PyTorch cannot write it.
@@ -55,7 +40,7 @@ def to_onnx(model: Any, width: int) -> bytes:
     with _quietly():
         try:
             program = torch.onnx.export(
-                _Served(model).eval(),
+                model.served().eval(),
                 (example,),
                 input_names=[INPUT],
                 output_names=[OUTPUT],

@@ -19,9 +19,11 @@ from recsys.data.dataset import DatasetManifest, check_file, read_items, read_ma
 from recsys.data.histories import Histories
 from recsys.data.negatives import StoredNegatives, read_negatives
 from recsys.errors import BundleError, ConfigError, DataError
+from recsys.evaluation.candidates import candidates
 from recsys.evaluation.ranking import evaluate as rank
 from recsys.evaluation.recut import LEAST_EVENTS, by_user
 from recsys.evaluation.sums import RankingSums
+from recsys.models.base import listed_items
 
 FULL, NEGATIVES, BY_USER = "full", "negatives", "by-user"
 PROTOCOLS = (FULL, NEGATIVES, BY_USER)
@@ -44,6 +46,10 @@ class Protocol:
         """The segment of a cut history that is scored."""
         return schema.TEST if self.name == BY_USER else self.segment
 
+    def split_of(self, split: str | None) -> str | None:
+        """How the scored events were held out: by the dataset's split, unless the protocol has another cut or candidates."""
+        return split if self.name == FULL else None
+
     def cut(self, histories: Histories, *, trains: bool) -> tuple[Histories, int, int]:
         """The users to score, with their events cut as they are scored; how many had too few events; how many of the events
         to score were trained on, if train segments of these users were (`trains`)."""
@@ -62,7 +68,8 @@ class Evaluation:
     """What was counted, and of what.
 
     exact: the same lists by exact search, where the index made any. paths: lists by what made them, of a bundle.
-    too_few: users left out for want of events; trained: scored events that the vectors have learnt from.
+    too_few: users left out for want of events; trained: scored events that the vectors have learnt from; ranked: which items
+    lists are made of, by `Candidates.kind`.
     """
 
     what: Path
@@ -79,6 +86,7 @@ class Evaluation:
     index: str | None = None
     too_few: int = 0
     trained: int = 0
+    ranked: str = "trained"
 
 
 def evaluate(
@@ -144,10 +152,11 @@ def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> 
     manifest, asked = found.manifest, evaluation.protocol
     counts = read_items(found.dataset).column(schema.COUNT).to_numpy()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = best_model(found.folder, found.config, manifest, counts)
+    model = best_model(found.folder, found.config, found.dataset, manifest, counts)
+    ranked = candidates(listed_items(model, counts), counts, asked.split_of(manifest.split))
     model = model.to(device) if isinstance(model, torch.nn.Module) else model
     vectors = folded_in(model, counts)
-    sums = replace(evaluation.sums, eligible=int((counts > 0).sum()))
+    sums = replace(evaluation.sums, eligible=int(ranked.eligible.sum()))
     done = too_few = trained = 0
     for file in manifest.user_files:
         folds = asked.name == BY_USER or file.role in (schema.VALID, schema.TEST)
@@ -164,10 +173,11 @@ def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> 
                 user_vectors=vectors if folds else None,
                 negatives=asked.negatives,
                 keep_users=True,
+                ranked=ranked,
             )
             done, too_few, trained = done + len(histories), too_few + few, trained + known
             progress(STAGE, done, manifest.users)
-    return replace(evaluation, sums=sums, too_few=too_few, trained=trained)
+    return replace(evaluation, sums=sums, too_few=too_few, trained=trained, ranked=ranked.kind)
 
 
 def _of_bundle(path: Path, dataset: Path | None, asked: Protocol, progress: Progress) -> Evaluation:
@@ -176,7 +186,7 @@ def _of_bundle(path: Path, dataset: Path | None, asked: Protocol, progress: Prog
     _check_unseen(folder, manifest)
     if dataset is not None or asked.name == NEGATIVES:
         asked = _with_negatives(asked, *_dataset_of(folder, manifest, dataset))
-    lists = Lists(folder, known_until=asked.segment)
+    lists = Lists(folder, known_until=asked.segment, split=asked.split_of(manifest.split))
     sums, exact, paths = lists.nothing(), lists.nothing(), dict.fromkeys(("ann", "exact", "popular"), 0)
     users, too_few, trained = manifest.users, 0, 0
     for start in range(0, users, BLOCK):
@@ -201,6 +211,7 @@ def _of_bundle(path: Path, dataset: Path | None, asked: Protocol, progress: Prog
         index=None if manifest.index is None else manifest.index.kind,
         too_few=too_few,
         trained=trained,
+        ranked=lists.ranked.kind,
     )
 
 

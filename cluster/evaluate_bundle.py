@@ -5,6 +5,8 @@ Shapes: B users of a block, K places, E scored events of the block, N items, D d
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from recsys.bundle.read import open_bundle
 from recsys.data.histories import Histories, ranges
 from recsys.data.negatives import StoredNegatives
 from recsys.errors import RequestError
+from recsys.evaluation.candidates import candidates
 from recsys.evaluation.counting import Eligible
 from recsys.evaluation.given_lists import judge
 from recsys.evaluation.sums import RankingSums
@@ -29,14 +32,27 @@ Items = NDArray[np.int32]
 class Lists:
     """An open bundle that is asked for lists as the server is, but knows nothing of what is scored."""
 
-    def __init__(self, folder: Path, *, known_until: KnownUntil) -> None:
-        """known_until: the segment before which the histories of known users end. Raises BundleError."""
+    def __init__(self, folder: Path, *, known_until: KnownUntil, split: str | None = None) -> None:
+        """known_until: the segment before which the histories of known users end; split: how what is scored was held out, if by
+        the dataset's own split. Raises BundleError."""
         self.bundle = open_bundle(folder)
         self.recommender = Recommender(self.bundle, known_until=known_until)
         self.ks = _cutoffs(self.bundle.manifest)
-        listed = np.zeros(self.bundle.manifest.items, np.int64)
-        listed[self.bundle.popular if self.bundle.indexed is None else self.bundle.indexed] = 1
-        self.eligible = Eligible(listed)
+        listed = np.zeros(self.bundle.manifest.items, bool)
+        listed[self.bundle.popular if self.bundle.indexed is None else self.bundle.indexed] = True
+        self.ranked = candidates(listed, self.recommender.items.counts, split)
+        self.eligible = Eligible(self.ranked.eligible)
+        watched = self.bundle.popular[self.ranked.eligible[self.bundle.popular]]
+        self.popular = np.concatenate([watched, np.setdiff1d(self.eligible.items, watched)]).astype(np.int32)
+
+    @property
+    def cold(self) -> bool:
+        """Whether lists are made of cold items alone."""
+        return self.ranked.kind == "cold"
+
+    @cached_property
+    def _cold_ids(self) -> tuple[str, ...]:
+        return tuple(self.recommender.items.ids[item] for item in self.eligible.items)
 
     def nothing(self) -> RankingSums:
         """Before the first user."""
@@ -69,6 +85,8 @@ class Lists:
         known = block.until(segment)
         allowed = None if negatives is None else self._allowed(block.segment(segment), negatives)
         requests = self._requests(known, allowed, newcomers)
+        if self.cold:
+            requests = [replace(request, allow=self._cold_ids) for request in requests]
         served = self._ask(requests, "auto")
         paths = Counter[str](answer.path for answer in served)
         exact = self._ask(requests, "exact") if paths["ann"] else served
@@ -83,6 +101,8 @@ class Lists:
                 eligible=self.eligible,
                 ks=self.ks,
                 predicted=predicted,
+                exclude_seen=self.bundle.manifest.exclude_seen,
+                cold=self.cold,
             )
             for answers in (served, exact)
         ]
@@ -119,7 +139,7 @@ class Lists:
         return [np.unique(items[rows == each]).astype(np.int32) for each in range(len(scored))]
 
     def _popular(self, known: Histories, allowed: Sequence[Items] | None) -> Items:
-        popular, k = self.bundle.popular, max(self.ks)
+        popular, k = self.popular, max(self.ks)
         if allowed is not None:
             return self._table([popular[contains(items, popular)][:k] for items in allowed])
         lists = []

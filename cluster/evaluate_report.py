@@ -17,6 +17,11 @@ from recsys.evaluation.sums import RankingSums, UserValues
 
 SEED = 0
 MAIN = "ndcg"
+RANKED = {
+    "trained": "all {} trained items",
+    "listed": "all {} items with a vector",
+    "cold": "the {} items with a vector that nobody trained on",
+}
 
 
 def as_json(found: Evaluation, seed: int = SEED) -> dict[str, Any]:
@@ -30,10 +35,12 @@ def as_json(found: Evaluation, seed: int = SEED) -> dict[str, Any]:
         "segment": found.protocol.segment,
         "split": found.split,
         "told": protocol_line(found),
+        "ranked": found.ranked,
         **sums.people(),
         "users_with_too_few_events": found.too_few,
         "scored_events_trained_on": found.trained,
         "metrics": _figures(found, seed) | _coverage(found),
+        **({"random": by_chance} if (by_chance := sums.random_metrics()) else {}),
         "strangers_metrics": sums.stranger_metrics() if sums.strangers.users else {},
         "index": found.index,
         "lists_by": found.paths,
@@ -44,15 +51,15 @@ def as_json(found: Evaluation, seed: int = SEED) -> dict[str, Any]:
 
 def protocol_line(found: Evaluation) -> str:
     """The protocol in one line."""
-    name, segment, items = found.protocol.name, found.protocol.segment, f"{found.sums.eligible:,}"
+    name, segment, items = found.protocol.name, found.protocol.segment, RANKED[found.ranked].format(f"{found.sums.eligible:,}")
     seen = "seen ones left out" if found.exclude_seen else "seen ones too"
     if name == NEGATIVES:
         return f"{name}: each user's {segment} items ranked among the negatives stored with the dataset"
     if name != BY_USER:
-        return f"{name}: {segment} of the split {found.split or 'of its dataset'}, all {items} trained items ranked, {seen}"
+        return f"{name}: {segment} of the split {found.split or 'of its dataset'}, {items} ranked, {seen}"
     line = (
         f"{name}: the first {SHOWN:.0%} of each history of {LEAST_EVENTS} events or more folded in, the rest scored, "
-        f"all {items} trained items ranked, {seen}"
+        f"{items} ranked, {seen}"
     )
     if found.trained:
         line += f"; {found.trained:,} of the {_events(found.sums):,} events scored were trained on, which flatters the model"
@@ -90,6 +97,9 @@ def people_line(told: dict[str, Any]) -> str:
     line = f"{told['users']:,} users, {told['events']:,} events"
     if told["cold_events"]:
         line += f", {told['cold_events']:,} of them on items nobody trained on (misses)"
+    if "random" in told:
+        name = next(name for name in told["random"] if name.startswith(MAIN))
+        line += f"; an order by chance has {name} {told['random'][name]:.4f}"
     if told["users_with_too_few_events"]:
         line += f"; {told['users_with_too_few_events']:,} users with too few events left out"
     if told["strangers"]:

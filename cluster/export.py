@@ -25,6 +25,7 @@ from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
 from recsys.data.histories import Histories
 from recsys.models import Popularity
+from recsys.models.base import listed_items
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure
@@ -78,7 +79,7 @@ def export(
     contents = _contents(source, items, counts, index)
     model = None
     if source.config.model.name != "popularity":
-        model = best_model(source.trained, source.config, source.manifest, counts)
+        model = best_model(source.trained, source.config, source.dataset, source.manifest, counts)
         contents = _with_vectors(contents, source, model, counts, index)
     finish = partial(_measured, model=model, audit_users=index.audit_users)
     return write_bundle(Path(bundles), name, contents, version=version, finish=finish)
@@ -121,10 +122,11 @@ def _contents(source: _Source, items: pa.Table, counts: NDArray[np.int64], index
 def _with_vectors(
     contents: BundleContents, source: _Source, model: Any, counts: NDArray[np.int64], index: IndexConfig
 ) -> BundleContents:
-    trained = np.flatnonzero(counts).astype(np.int32)
+    listed = listed_items(model, counts)
+    indexed = np.flatnonzero(listed).astype(np.int32)
     vectors = _numpy(model.item_vectors())
-    vectors[counts == 0] = 0
-    built, report = ann.build(vectors, trained, index)
+    vectors[~listed] = 0
+    built, report = ann.build(vectors, indexed, index)
     contents = replace(
         contents,
         item_vectors=vectors,
@@ -136,7 +138,7 @@ def _with_vectors(
     if model.fold_in == "onnx":
         return _with_encoder(contents, model)
     ridge = FoldIn(kind="ridge", parameters=model.fold_in_parameters())
-    return replace(contents, fold_in=ridge, gram=gram_of(vectors, trained))
+    return replace(contents, fold_in=ridge, gram=gram_of(vectors, indexed))
 
 
 def _with_encoder(contents: BundleContents, model: Any) -> BundleContents:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from cluster import runs
 from recsys.config import Config
-from recsys.data.dataset import DatasetManifest, read_manifest
+from recsys.data.attributes import Attributes, attributes_of
+from recsys.data.dataset import DatasetManifest, read_items, read_manifest
 from recsys.data.histories import Histories
 from recsys.errors import DataError
-from recsys.models import Catalogue, Popularity, build
+from recsys.models import MODELS, Catalogue, Popularity, build
+from recsys.models.owned import UserRanges
 from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.training import checkpoint
 
@@ -48,15 +50,35 @@ def open_finished(run: Path, dataset: Path | None = None) -> Finished:
     return Finished(run, result, Config.model_validate(result["config"]), dataset, manifest)
 
 
-def best_model(folder: Path, config: Config, manifest: DatasetManifest, counts: NDArray[np.int64]) -> Any:
+def catalogue_of(
+    dataset: Path,
+    manifest: DatasetManifest,
+    config: Config,
+    counts: NDArray[np.int64],
+    owned: UserRanges | None = None,
+) -> Catalogue:
+    """What a model must know before it sees an event: of its items no more than it looks at. counts: [N] train events.
+
+    Raises ConfigError where `model.attributes` names what items.parquet does not have.
+    """
+    reads = getattr(MODELS[config.model.name], "reads_attributes", False)
+    attributes = features_of(dataset, config) if reads else None
+    return Catalogue(manifest.users, manifest.items, counts, manifest.mean_rating, owned, attributes)
+
+
+def features_of(dataset: Path, config: Config) -> Attributes:
+    """What is known of a dataset's items, as the settings have it read. Raises ConfigError as `catalogue_of` does."""
+    return attributes_of(read_items(dataset), config.model.attributes, least=config.model.attribute_items)
+
+
+def best_model(folder: Path, config: Config, dataset: Path, manifest: DatasetManifest, counts: NDArray[np.int64]) -> Any:
     """The model of a run folder's best epoch, all users' rows, on the CPU. counts: [N] events of each item it learnt from.
 
     Raises DataError where the weights are not of this release's model.
     """
     if config.model.name == "popularity":
         return Popularity(counts)
-    catalogue = Catalogue(manifest.users, manifest.items, counts, manifest.mean_rating)
-    model = build(config.model, catalogue, config.train.seed)
+    model = build(config.model, catalogue_of(dataset, manifest, config, counts), config.train.seed)
     best = folder / runs.BEST
     try:
         model.load_state_dict(checkpoint.read_weights(best))

@@ -8,13 +8,15 @@ from recsys.bundle.manifest import MANIFEST_FILE, Manifest
 
 
 def run_columns(run: Path) -> dict[str, dict[str, float]]:
-    """Columns of metrics of a finished run: the model and popularity, on validation and on test."""
+    """Columns of metrics of a finished run: the model and popularity, on validation and on test; for cold items chance, too."""
     result = json.loads((run / "result.json").read_bytes())
     columns = {
         f"{result['model']} (validation)": result["metrics"],
         "popularity (validation)": result["popularity"],
+        "random (validation)": result.get("random") or {},
         f"{result['model']} (test)": result.get("test") or {},
         "popularity (test)": result.get("test_popularity") or {},
+        "random (test)": result.get("test_random") or {},
     }
     return {name: values for name, values in columns.items() if values}
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cluster import ingest, reading, runs
 from cluster.ahead import Ahead, ahead
-from cluster.finished import cutoffs, folded_in
+from cluster.finished import catalogue_of, cutoffs, folded_in
 from cluster.held import HeldShards, ahead_room, fit_in_memory
 from cluster.samples import cache_folder
 from cluster.task import Task
@@ -27,9 +27,10 @@ from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
 from recsys.data.histories import Histories, Pairs
 from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_sizes
 from recsys.evaluation import ranking
+from recsys.evaluation.candidates import candidates
 from recsys.evaluation.ranking import RankingSums
 from recsys.models import MODELS, Catalogue
-from recsys.models.base import negatives_of
+from recsys.models.base import listed_items, negatives_of
 from recsys.models.owned import UserRanges
 from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
@@ -80,7 +81,7 @@ class Share:
     def catalogue(self) -> Catalogue:
         """What a model must know before it sees an event."""
         owned = UserRanges.of([(file.first_user, file.first_user + file.rows) for file in self.files])
-        return Catalogue(self.manifest.users, self.manifest.items, self._item_counts(), self.manifest.mean_rating, owned)
+        return catalogue_of(self.task.dataset, self.manifest, self.config, self._item_counts(), owned)
 
     @property
     def batch(self) -> type | None:
@@ -225,6 +226,7 @@ class Share:
             exclude_seen=self.manifest.repeats != "keep",
             device=self.hardware.device,
             user_vectors=vectors,
+            ranked=candidates(listed_items(model, self.catalogue.item_counts), self.catalogue.item_counts, self.manifest.split),
         )
 
     def _item_counts(self) -> NDArray[np.int64]:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
 from cluster import ids, runs, unseen
-from cluster.finished import Finished, open_finished
+from cluster.finished import Finished, features_of, open_finished
 from cluster.share import Share
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError
@@ -29,6 +30,8 @@ def begin(run: Path, share: Share, state: TrainState) -> dict[str, int]:
     found = _open(run)
     weights, optimizers = checkpoint.read_everything(run / runs.BEST)
     places = {"item": ids.places(ids.item_ids(share.task.dataset), ids.item_ids(found.dataset))}
+    if (attributes := share.catalogue.attributes) is not None:
+        places["attribute"] = ids.places(pa.array(attributes.names), pa.array(features_of(found.dataset, found.config).names))
     if state.owned is not None:
         here = ids.user_ids(share.task.dataset, share.files)
         places["user"] = ids.places(here, ids.user_ids(found.dataset, found.manifest.user_files))

@@ -84,6 +84,8 @@ def _run_epoch(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any
         sums = share.evaluate(bare(state.model), schema.VALID) if share.validates else None
     metrics, popularity = (sums.metrics(), sums.popularity_metrics()) if sums else ({}, {})
     row |= {"validation_seconds": time.perf_counter() - began, "metrics": metrics, "popularity": popularity}
+    if sums and (by_chance := sums.random_metrics()):
+        row["random"] = by_chance
     if share.validates:
         return row | {"best": state.finish_epoch(metrics)}
     state.next_epoch()
@@ -176,6 +178,13 @@ def _result(share: Share, state: TrainState | None, valid: RankingSums | None, t
         "popularity": valid.popularity_metrics() if valid else {},
         "test": test.metrics() if test else {},
         "test_popularity": test.popularity_metrics() if test else {},
+        **_by_chance(random=valid, test_random=test),
         "people": {name: sums.people() for name, sums in ((schema.VALID, valid), (schema.TEST, test)) if sums},
         "strangers": test.stranger_metrics() if test else {},
     }
+
+
+def _by_chance(**measured: RankingSums | None) -> dict[str, dict[str, float]]:
+    """What orders by chance are worth, where that was counted."""
+    found = {name: sums.random_metrics() for name, sums in measured.items() if sums}
+    return {name: told for name, told in found.items() if told}

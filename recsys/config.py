@@ -18,11 +18,11 @@ Repeats = Literal["last", "first", "keep"]
 MACRO_BATCH_BYTES = 32
 
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
-MODEL_NAMES = ("popularity", "mf", "sasrec")
+MODEL_NAMES = ("popularity", "mf", "sasrec", "two_tower")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
 
 # What each model can learn by.
-LOSSES = {"mf": ("softmax", "bpr", "ccl", "mse"), "sasrec": ("softmax", "gbce")}
+LOSSES = {"mf": ("softmax", "bpr", "ccl", "mse"), "sasrec": ("softmax", "gbce"), "two_tower": ("softmax",)}
 
 # What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
 SUITED: dict[str, dict[str, dict[str, Any]]] = {
@@ -36,7 +36,11 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
             "patience": 10,
             "plateau_patience": 4,
         },
-    }
+    },
+    "two_tower": {
+        "model": {"negatives": None, "heads": 4, "cosine": True, "temperature": 0.1},
+        "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
+    },
 }
 
 
@@ -105,15 +109,15 @@ class ModelConfig(Section):
     """What is learnt."""
 
     name: str = "mf"
-    """Which model: popularity, mf or sasrec."""
+    """Which model: popularity, mf, sasrec or two_tower."""
     dim: int = Field(64, ge=1)
     """Dimensions of a user and an item vector, before biases."""
     loss: Literal["softmax", "bpr", "ccl", "gbce", "mse"] = "softmax"
     """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings."""
     temperature: float = Field(1.0, gt=0)
-    """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15."""
+    """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15. two_tower: 0.1."""
     cosine: bool = False
-    """softmax and bpr: vectors are compared by cosine, and exported normalised. ccl always does."""
+    """softmax and bpr: vectors are compared by cosine, and exported normalised. two_tower: true; ccl always does."""
     margin: float = Field(0.9, ge=-1, le=1)
     """ccl: cosine up to which a negative costs nothing."""
     negative_weight: float = Field(150.0, gt=0)
@@ -122,7 +126,7 @@ class ModelConfig(Section):
     """gbce: how much of the confidence that sampling negatives adds is taken off: 0 none of it, 1 all."""
     negatives: int | None = Field(1024, ge=1)
     """Negatives drawn a step, shared by the whole effective batch (softmax, bpr, gbce). None: every trained item up to 20,000
-    of them (for softmax, the exact one), else 2048. sasrec: None."""
+    of them (for softmax, the exact one), else 2048. sasrec, two_tower: None."""
     negative_source: Literal["uniform", "popularity", "in_batch"] = "uniform"
     """Where negatives come from; in_batch takes the batch's own positives."""
     logq: bool = True
@@ -132,15 +136,23 @@ class ModelConfig(Section):
     l2: float = Field(0.25, ge=0)
     """mf: L2 penalty on the rows of each event, over the root of how many events such a row has on average."""
     max_length: int = Field(200, ge=1)
-    """sasrec: events of a user that are looked back on, at most; longer histories are learnt from in several windows."""
+    """sasrec, two_tower: events of a user that are looked back on, at most; longer histories are learnt from in several
+    windows."""
     blocks: int = Field(2, ge=0)
     """sasrec: blocks of the transformer."""
     heads: int = Field(1, ge=1)
-    """sasrec: heads of the attention; they divide dim."""
+    """sasrec: heads of the attention; they divide dim. two_tower: ways in which a history is averaged: 4."""
     width: int = Field(4, ge=1)
-    """sasrec: width of the feed-forward layers, as a multiple of dim."""
+    """sasrec, two_tower: width of the feed-forward layers, as a multiple of dim."""
     dropout: float = Field(0.2, ge=0, lt=1)
-    """sasrec: share of what goes in, and of what each half of a block adds, that is left out while training."""
+    """sasrec, two_tower: share of what goes in, and of what each half of a block or a tower adds, that is left out while
+    training."""
+    attributes: tuple[str, ...] | None = None
+    """two_tower: columns of items.parquet that tell what an item is; unset: all but ids and counts."""
+    attribute_items: int = Field(5, ge=1)
+    """two_tower: items that a category (a genre, a word of a title, ...) needs; those with fewer share one place a column."""
+    id_dropout: float = Field(0.5, ge=0, lt=1)
+    """two_tower: share of the items of a step that are told by their attributes alone, as one that nobody trained on is."""
     fold_in_ridge: float = Field(10.0, gt=0)
     """Ridge that holds a folded-in vector near the average user."""
     fold_in_target: float = Field(4.0, gt=0)
@@ -153,16 +165,17 @@ class TrainConfig(Section):
     """How it is learnt."""
 
     epochs: int = Field(30, ge=1)
-    """Most passes over the training events. sasrec: 100."""
+    """Most passes over the training events. sasrec, two_tower: 100."""
     batch_size: int = Field(4096, ge=1)
-    """Effective batch: positives a step, over all workers together; of sasrec, users: 128."""
+    """Effective batch: positives a step, over all workers together; of sasrec and
+    two_tower, users: 128."""
     micro_batch: int | None = Field(None, ge=1)
-    """Most events a worker makes gradients of at once (of sasrec with padding); unset: found by trying. Changes speed and
+    """Most events a worker makes gradients of at once (of windows with padding); unset: found by trying. Changes speed and
     memory, not what is learnt."""
     optimizer: Literal["adam", "adagrad"] = "adam"
     """Row-wise optimizer of the tables: only rows a step touched are read and written. Other parameters have Adam."""
     learning_rate: float = Field(0.01, gt=0)
-    """Step size at the first epoch. sasrec: 0.002."""
+    """Step size at the first epoch. sasrec: 0.002; two_tower: 0.001."""
     average: float = Field(0.0, ge=0, lt=1)
     """Decay, a step, of a running mean of the weights, which is then what is measured and kept; 0: the weights themselves.
     sasrec: 0.998."""
@@ -177,9 +190,10 @@ class TrainConfig(Section):
     metric_ks: tuple[int, ...] = (10, 20)
     """Cut-offs at which ranking metrics are reported."""
     patience: int = Field(5, ge=1)
-    """Stop after this many epochs without a better metric; the best weights are restored. sasrec: 10."""
+    """Stop after this many epochs without a better metric; the best weights are restored. sasrec,
+    two_tower: 10."""
     plateau_patience: int = Field(2, ge=0)
-    """Epochs without a better metric before the learning rate falls. sasrec: 4."""
+    """Epochs without a better metric before the learning rate falls. sasrec, two_tower: 4."""
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     """What the learning rate is multiplied by then."""
     seed: int = Field(0, ge=0, lt=1 << 63)

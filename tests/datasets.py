@@ -56,6 +56,8 @@ def write_dataset(
     user_ids: Sequence[str] | None = None,
     item_ids: Sequence[str] | None = None,
     titles: Sequence[str] | None = None,
+    genres: Sequence[Sequence[str]] | None = None,
+    split: str = "leave_last_out",
     has_rating: bool = True,
     shard_of: Sequence[int] | None = None,
     negatives: Mapping[str, Sequence[str]] | None = None,
@@ -64,7 +66,8 @@ def write_dataset(
 
     `histories.user` must be 0, 1, 2, …; shards are equal runs of users (`shard_of`: sorted shard of each user), so unlike
     a prepared dataset the shard is not a hash of the id. `roles`: each user's role, for a split by user; users of one shard
-    and role must follow one another. negatives: user id → item ids, as a source publishes them.
+    and role must follow one another. split: what the manifest says of it, without `roles`. negatives: user id → item ids, as a
+    source publishes them.
     """
     users = len(histories)
     items = int(histories.item.max(initial=-1)) + 1 if items is None else items
@@ -79,8 +82,9 @@ def write_dataset(
         if len(rows := np.flatnonzero((shard_of == shard) & (role_of == role)))
     ]
     trained = histories.take(np.isin(role_of, ["all", "train"])).segment("train")
-    _write_items(folder, np.bincount(trained.item, minlength=items), item_ids, titles)
-    manifest = _manifest(folder, histories, items, files, trained, has_rating, roles is not None)
+    _write_items(folder, np.bincount(trained.item, minlength=items), item_ids, titles, genres)
+    split = split if roles is None else "users"
+    manifest = _manifest(folder, histories, items, files, trained, has_rating, split)
     if negatives is not None:
         manifest = manifest.model_copy(update={"negatives": write_negatives(folder, negatives, files)})
     (folder / schema.DATASET_FILE).write_text(manifest.model_dump_json(indent=1), "utf-8")
@@ -140,14 +144,20 @@ def _row_group(part: Histories, role: str) -> RowGroup:
     return RowGroup(rows=len(part), events=len(part.item), train_events=int(part.valid_from.sum()) if trains else 0)
 
 
-def _write_items(folder: Path, counts: np.ndarray, item_ids: Sequence[str] | None, titles: Sequence[str] | None) -> None:
+def _write_items(
+    folder: Path,
+    counts: np.ndarray,
+    item_ids: Sequence[str] | None,
+    titles: Sequence[str] | None,
+    genres: Sequence[Sequence[str]] | None,
+) -> None:
     numbers = range(len(counts))
     columns = {
         schema.ITEM: numbers,
         schema.ITEM_ID: [f"i{number}" for number in numbers] if item_ids is None else item_ids,
         schema.TITLE: [f"Title {number}" for number in numbers] if titles is None else titles,
         schema.YEAR: [1950 + number % 70 for number in numbers],
-        schema.GENRES: [["Drama"] for _ in numbers],
+        schema.GENRES: [["Drama"] for _ in numbers] if genres is None else genres,
         schema.COUNT: counts.astype(np.int64),
     }
     pq.write_table(
@@ -156,13 +166,13 @@ def _write_items(folder: Path, counts: np.ndarray, item_ids: Sequence[str] | Non
 
 
 def _manifest(
-    folder: Path, histories: Histories, items: int, files: list[UserFile], trained: Histories, has_rating: bool, by_user: bool
+    folder: Path, histories: Histories, items: int, files: list[UserFile], trained: Histories, has_rating: bool, split: str
 ) -> DatasetManifest:
     path = folder / schema.ITEMS_FILE
     return DatasetManifest(
         sources=(),
         config={},
-        split="users" if by_user else "leave_last_out",
+        split=split,
         repeats="last",
         has_rating=has_rating,
         has_time=True,

@@ -1,6 +1,6 @@
 """From lists and held-out events to what the lists were worth.
 
-Shapes: B users of a block, P items with a train event, K places, E held-out events of the block, M metrics.
+Shapes: B users of a block, P eligible items, K places, E held-out events of the block, M metrics.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.data.histories import Histories
-from recsys.evaluation import metrics
+from recsys.evaluation import chance, metrics
 from recsys.evaluation.lists import top_lists
 from recsys.evaluation.sums import Tally
 
@@ -21,11 +21,12 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 class Eligible:
-    """Items with a train event: those that lists are made of. items: [P], ascending; column: [N] place among them, or -1."""
+    """Items that lists are made of. items: [P], ascending; column: [N] place among them, or -1."""
 
-    def __init__(self, item_counts: NDArray[np.int64]) -> None:
-        self.items = np.flatnonzero(item_counts > 0)
-        self.column = np.full(len(item_counts), -1)
+    def __init__(self, eligible: NDArray[Any]) -> None:
+        """eligible: [N] whether an item is, or how many train events it has."""
+        self.items = np.flatnonzero(eligible > 0)
+        self.column = np.full(len(eligible), -1)
         self.column[self.items] = np.arange(len(self.items))
 
     def __len__(self) -> int:
@@ -34,7 +35,7 @@ class Eligible:
 
 @dataclass(frozen=True)
 class Held:
-    """A block's held-out events, one a (user, item): row [E], column [E] (-1: no train event); counts: [B].
+    """A block's held-out events, one a (user, item): row [E], column [E] (-1: not eligible); counts: [B].
 
     seen: rows and columns that are left out of lists; only: rows and columns that lists are made of, None for all others.
     """
@@ -109,8 +110,22 @@ class Counter:
         each = torch.stack([torch.stack(of_metric) for of_metric in values]).cpu().numpy()
         return Tally(len(held_B), sums, recommended), each
 
+    def by_chance(self, users_B: Tensor) -> dict[str, float]:
+        """What orders by chance are worth to some of the users on average, summed over them, as `random metric@k`."""
+        row, column = self.held.seen
+        seen_B = torch.bincount(torch.unique(row * len(self.eligible) + column) // len(self.eligible), minlength=len(users_B))
+        relevant_B = torch.bincount(self.held.row[self.held.column >= 0], minlength=len(users_B))
+        counted = (len(self.eligible) - seen_B, relevant_B, self.held.counts)
+        items, relevant, held = (each[users_B].cpu().numpy() for each in counted)
+        expected_MK = chance.expected(items, relevant, held, self.ks).sum(2)
+        return {
+            chance.name_of(metric, k): float(expected_MK[row, column])
+            for row, metric in enumerate(metrics.RANKING)
+            for column, k in enumerate(self.ks)
+        }
+
     def _relevant(self, lists_BK: Tensor) -> Tensor:
-        # An item without a train event has column -1, and so has a place nobody fills: neither is a hit.
+        # An item that is not eligible has column -1, and so has a place nobody fills: neither is a hit.
         hit_EK = (lists_BK[self.held.row] == self.held.column[:, None]) & (self.held.column >= 0)[:, None]
         event, place = hit_EK.nonzero(as_tuple=True)
         relevant_BK = torch.zeros_like(lists_BK, dtype=torch.bool)

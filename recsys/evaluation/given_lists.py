@@ -27,14 +27,17 @@ def judge(
     eligible: Eligible,
     ks: Sequence[int],
     predicted: NDArray[np.float64] | None = None,
+    exclude_seen: bool = False,
+    cold: bool = False,
 ) -> RankingSums:
     """What lists of items are worth to users who all have events in `segment`, popularity's lists beside them.
 
     lists_BK, popular_BK: best first, -1 for no item. predicted: a rating for each event of the segment, user after user.
-    Users without train events are counted among the strangers, by the lists they were given.
+    cold: the eligible items have no train event, and what an order of them by chance is worth is counted too: of those that
+    are not seen, if `exclude_seen`. Users without train events are counted among the strangers, by the lists they were given.
     """
     known, scored = block.until(segment), block.segment(segment)
-    held = held_events(eligible, scored, known, exclude_seen=False)
+    held = held_events(eligible, scored, known, exclude_seen=exclude_seen)
     like = RankingSums.nothing(ks, len(eligible), len(eligible.column))
     counts = like.counts | {"events": float(len(held.column)), "cold_events": float((held.column < 0).sum())}
     errors = np.zeros((3, 0))
@@ -43,6 +46,8 @@ def judge(
         counts |= {"rated": float(len(error)), "squared": float((error**2).sum()), "absolute": float(abs(error).sum())}
         errors = errors_of(np.repeat(np.arange(len(scored)), scored.lengths), error, len(scored))
     count, lists = Counter(eligible, held, ks), _columns(eligible, lists_BK)
+    if cold:
+        counts |= count.by_chance(~held.strangers)
     known_tally, values = count(lists, ~held.strangers)
     popularity_tally, popularity_values = count(_columns(eligible, popular_BK), ~held.strangers)
     return replace(

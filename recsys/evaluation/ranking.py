@@ -1,7 +1,7 @@
 """Every held-out user against every item, in blocks, with popularity alongside in the same protocol.
 
 A user's list is the K best by (-score, item): the Recommender's order, so both count the same hits.
-Shapes: B users of a block, P items with a train event, K places.
+Shapes: B users of a block, P eligible items, K places.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys.data.histories import Histories
 from recsys.data.negatives import StoredNegatives
+from recsys.evaluation.candidates import Candidates
 from recsys.evaluation.counting import Counter, Eligible, errors_of, held_events
 from recsys.evaluation.sums import RankingSums, Tally, UserValues
 from recsys.models.popularity import Popularity
@@ -37,16 +38,19 @@ def evaluate(
     user_vectors: Callable[[Histories], Tensor] | None = None,
     negatives: StoredNegatives | None = None,
     keep_users: bool = False,
+    ranked: Candidates | None = None,
 ) -> RankingSums:
-    """Rank, for every user with events in `segment`, all items that have a train event.
+    """Rank, for every user with events in `segment`, all items that have a train event, or those of `ranked`.
 
     model: a Model, or Popularity. segment: `valid` or `test`; what comes before it is known, and masked if `exclude_seen`.
     item_counts: [N] train events. batch_size: users at once; unset: as many as fit in 64 MB of scores.
     user_vectors: [B, D] for histories of known events only; unset: the model's own. Users the model never trained on
     (a split by user) need vectors folded in. negatives: the only items that held-out ones are ranked among, nothing masked;
     users without any are left out. keep_users: keep what each user's lists were worth (`RankingSums.users`).
+    ranked: where these are cold items, what an order by chance is worth is counted too.
     """
-    scorer = _Scorer(model, item_counts, device, user_vectors)
+    ranked = ranked or Candidates(item_counts > 0, "trained")
+    scorer = _Scorer(model, item_counts, ranked, device, user_vectors)
     sums = RankingSums.nothing(ks, len(scorer.eligible), len(item_counts))
     first, last = histories.bounds(segment)
     held = np.flatnonzero((last > first) & (True if negatives is None else negatives.has(histories.user)))
@@ -59,22 +63,23 @@ def evaluate(
 
 
 class _Scorer:
-    """Scores of blocks of users over the items that have a train event, by the model and by popularity."""
+    """Scores of blocks of users over the eligible items, by the model and by popularity."""
 
     def __init__(
         self,
         model: Any,
         item_counts: NDArray[np.int64],
+        ranked: Candidates,
         device: torch.device | None,
         user_vectors: Callable[[Histories], Tensor] | None,
     ) -> None:
-        ranked = Popularity(item_counts).ranked
-        self.eligible = Eligible(item_counts)
+        self.eligible, self.cold = Eligible(ranked.eligible), ranked.kind == "cold"
         self.personal = not isinstance(model, Popularity)
         self.rates = bool(getattr(model, "rates", False))
         self.device = device or torch.device("cpu")
-        place = np.empty(len(ranked), np.float32)
-        place[self.eligible.column[ranked]] = np.arange(len(ranked))
+        place = np.empty(len(self.eligible), np.float32)
+        # Cold items, of equal count, are in the order of their numbers.
+        place[np.argsort(-item_counts[self.eligible.items], kind="stable")] = np.arange(len(place))
         self.popularity_P = -torch.from_numpy(place).to(self.device)
         if self.personal:
             self.user_vectors = user_vectors or model.user_vectors
@@ -118,6 +123,8 @@ def _evaluate_block(
             of_ratings, errors = _rating_errors(users_BD, scorer.items_ND, scored)
             counts |= of_ratings
     count = Counter(scorer.eligible, held, like.ks)
+    if scorer.cold:
+        counts |= count.by_chance(~held.strangers)
     known_tally, values = count(personal, ~held.strangers)
     popularity_tally, popularity_values = count(popular, ~held.strangers)
     return replace(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.evaluation import metrics
+from recsys.evaluation import chance, metrics
 from recsys.training import collective
 
 
@@ -70,8 +70,9 @@ class RankingSums:
 
     known: users with train events, by the model; popularity: the same users, by popularity;
     strangers: users with held-out events but no train event, who get the popular list.
-    counts: events, cold_events (held-out, on items without a train event: misses in all three), and for models of ratings
-    rated (events), squared and absolute (sums of errors over them).
+    counts: events, cold_events (held-out, on items that are not eligible: misses in all three), for models of ratings rated
+    (events), squared and absolute (sums of errors over them), and where it was asked for, what an order by chance is worth to
+    the users with train events, as `random metric@k`.
     kept: measures of each user, block by block, where they were asked for; `over_ranks` leaves them where they are.
     """
 
@@ -96,7 +97,8 @@ class RankingSums:
     @classmethod
     def nothing(cls, ks: Sequence[int], eligible: int, items: int) -> "RankingSums":
         """Before the first user."""
-        counts = dict.fromkeys(("events", "cold_events", "rated", "squared", "absolute"), 0.0)
+        by_chance = [chance.name_of(metric, k) for metric in metrics.RANKING for k in ks]
+        counts = dict.fromkeys(("events", "cold_events", "rated", "squared", "absolute", *by_chance), 0.0)
         nobody = Tally.empty(ks, items)
         return cls(tuple(ks), eligible, nobody, nobody, nobody, counts)
 
@@ -111,6 +113,12 @@ class RankingSums:
     def popularity_metrics(self) -> dict[str, float]:
         """Popularity's, for the same users and events."""
         return self.popularity.means(self.ks, self.eligible)
+
+    def random_metrics(self) -> dict[str, float]:
+        """An order's by chance, for the same users and events; empty where it was not asked for."""
+        users, asked = max(self.known.users, 1), [(metric, k) for k in self.ks for metric in metrics.RANKING]
+        found = {f"{metric}@{k}": self.counts[chance.name_of(metric, k)] / users for metric, k in asked}
+        return found if any(found.values()) else {}
 
     def stranger_metrics(self) -> dict[str, float]:
         """Of users without train events."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.config import ModelConfig
+from recsys.data.attributes import Attributes
 from recsys.data.histories import Histories, Pairs
 from recsys.models.owned import UserRanges
 
@@ -21,7 +22,7 @@ class Catalogue:
     """What a model must know of the data set before it sees an event.
 
     item_counts: [items] int64, train events of each item; mean_rating: over the train events.
-    owned: users whose rows are this worker's; unset: all.
+    owned: users whose rows are this worker's; unset: all. attributes: what is known of the items, for models that look at it.
     """
 
     users: int
@@ -29,6 +30,7 @@ class Catalogue:
     item_counts: NDArray[np.int64]
     mean_rating: float = 1.0
     owned: UserRanges | None = None
+    attributes: Attributes | None = None
 
     @property
     def trained(self) -> int:
@@ -49,6 +51,15 @@ def negatives_of(config: ModelConfig, trained: int) -> int:
     return trained if trained <= ALL_UNTIL else OF_MANY
 
 
+def listed_items(model: Any, item_counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[N] items that a model's lists are made of and an index holds: what it says itself, else those with a train event.
+
+    item_counts: [N] train events.
+    """
+    trained: NDArray[np.bool_] = item_counts > 0
+    return getattr(model, "listed", trained)
+
+
 def padded_to_eight(vectors: Tensor) -> Tensor:
     """Zeros behind the dimensions, so that there is a multiple of 8 of them."""
     return F.pad(vectors, (0, -vectors.shape[1] % 8))
@@ -67,6 +78,13 @@ class Model(Protocol):
     known_user: ClassVar[Literal["table", "history"]]
     """Where a known user's vector comes from when served."""
 
+    reads_attributes: ClassVar[bool]
+    """Whether it needs `catalogue.attributes`; a model that does not say so does not."""
+
+    listed: NDArray[np.bool_]
+    """[N] items that have a vector, and may be recommended. A model may leave it out that knows items by their events alone:
+    then those with a train event are (`listed_items`)."""
+
     fold_in: ClassVar[Literal["ridge", "onnx"]]
     """How a history becomes a vector when served."""
 
@@ -82,12 +100,18 @@ class Model(Protocol):
         """[N, D]"""
         ...
 
+    def served(self) -> nn.Module:
+        """Only with fold_in = "onnx": [1, L, I] one history's inputs, oldest first → [1, D], as `user_vectors` ends. It is fed
+        with rows of `item_vectors()`, or where a model has it, of `item_inputs()`: [N, I]."""
+        ...
+
     def fold_in_parameters(self) -> dict[str, float]:
         """What `recsys.retrieval.fold_in.fold_in` needs to make this model's vectors from histories."""
         ...
 
     def tables(self) -> dict[str, nn.Parameter]:
-        """Parameters with a row for each user ("user") or item ("item"): another dataset numbers these differently."""
+        """Parameters with a row for each user ("user"), item ("item") or feature ("attribute", as `Attributes.names`): another
+        dataset numbers these differently."""
         ...
 
     def row_tables(self) -> dict[str, nn.Parameter]:

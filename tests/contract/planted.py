@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from recsys.config import Config, ModelConfig, TrainConfig
+from recsys.data.attributes import Attributes, attributes_of
 from recsys.data.histories import Histories, Pairs
 from recsys.models import MODELS, Catalogue, build
 from recsys.models.owned import UserRanges
@@ -51,6 +53,11 @@ def two_tastes(seed: int = 0, users: int = USERS) -> World:
     train = histories.segment("train")
     counts = np.bincount(train.item, minlength=ITEMS).astype(np.int64)
     return World(histories, Catalogue(users, ITEMS, counts, float(train.rating.mean())))
+
+
+def genres() -> Attributes:
+    """What is known of the films: a word of a title that three share, and nothing that tells the tastes apart."""
+    return attributes_of(pa.table({"title": [f"Part {number // 3}" for number in range(ITEMS)]}))
 
 
 QUICK = TrainConfig(epochs=12, batch_size=256, learning_rate=0.03, precision="fp32", threads=1)

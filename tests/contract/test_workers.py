@@ -1,6 +1,7 @@
 """One worker or two, over gloo and without Ray: the same update, and parameters equal bit for bit."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,10 @@ CASES = {
     "mse": {"loss": "mse"},
     "sasrec": {"name": "sasrec", "dropout": 0.0, "negatives": None},
     "sasrec_rows": {"name": "sasrec", "dropout": 0.0, "negative_source": "in_batch"},
+    "two_tower": {"name": "two_tower", "dropout": 0.0, "id_dropout": 0.0, "negatives": None},
+    "two_tower_rows": {"name": "two_tower", "dropout": 0.0, "id_dropout": 0.0, "negative_source": "in_batch"},
 }
+OF_HISTORIES = tuple(case for case in CASES if "name" in CASES[case])
 
 
 class Mixed(nn.Module):
@@ -52,6 +56,7 @@ class Mixed(nn.Module):
 def train_planted(folder: Path, rank: int, world_size: int, case: str) -> None:
     """Two epochs; then a checkpoint by all, and every rank writes what all share and its counts."""
     world = planted.two_tastes()
+    world = replace(world, catalogue=replace(world.catalogue, attributes=planted.genres()))
     settings = planted.QUICK.model_copy(update={"clip_norm": 0.05})
     config = planted.config_of(train=settings, **CASES[case])
     owned = planted.owned_by(rank, world_size)
@@ -188,7 +193,7 @@ def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
 def test_two_workers_are_equal_to_the_bit_and_like_one(one, two, case):
     (alone,), (first, second) = written(one, case), written(two, case)
     assert_same_bits(first, second)
-    first_told = 1 if case.startswith("sasrec") else 0  # of a history, what comes after the first event
+    first_told = 1 if case in OF_HISTORIES else 0  # of a history, what comes after the first event
     assert alone["stats"][1] == planted.USERS * (planted.WATCHED - 2 - first_told), "every event once"
     ours, theirs = (checkpoint.read_weights(folder / case / "checkpoint") for folder in (one, two))
     assert first_told or ours["user_table"].shape[0] == planted.USERS
@@ -198,7 +203,7 @@ def test_two_workers_are_equal_to_the_bit_and_like_one(one, two, case):
         )
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("sasrec")])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in OF_HISTORIES])
 def test_a_checkpoint_of_two_goes_on_with_one_and_the_other_way_round(one, two, case):
     """Every row of every user, and its moments, whoever reads them."""
     world = planted.two_tastes()
