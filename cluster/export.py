@@ -137,8 +137,8 @@ def _with_vectors(
     )
     if model.fold_in == "onnx":
         return _with_encoder(contents, model)
-    ridge = FoldIn(kind="ridge", parameters=model.fold_in_parameters())
-    return replace(contents, fold_in=ridge, gram=gram_of(vectors, indexed))
+    fold_in = FoldIn(kind=model.fold_in, parameters=model.fold_in_parameters())
+    return replace(contents, fold_in=fold_in, gram=gram_of(vectors, indexed) if model.fold_in == "ridge" else None)
 
 
 def _with_encoder(contents: BundleContents, model: Any) -> BundleContents:

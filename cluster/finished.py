@@ -18,6 +18,7 @@ from recsys.errors import DataError
 from recsys.models import MODELS, Catalogue, Popularity, build
 from recsys.models.owned import UserRanges
 from recsys.retrieval.fold_in import fold_in, gram_of
+from recsys.retrieval.softmax_fold_in import SoftmaxFoldIn
 from recsys.training import checkpoint
 
 
@@ -92,13 +93,21 @@ def folded_in(model: Any, counts: NDArray[np.int64]) -> Callable[[Histories], to
     if isinstance(model, Popularity) or model.known_user == "history":
         return None
     items = model.item_vectors().float().cpu().numpy()
-    gram = gram_of(items, np.flatnonzero(counts))
-    parameters = model.fold_in_parameters()
+    trained, parameters = np.flatnonzero(counts), model.fold_in_parameters()
+    if model.fold_in == "softmax":
+        descent = SoftmaxFoldIn(items, trained, parameters)
 
-    def vectors(known: Histories) -> torch.Tensor:
+        def descended(known: Histories) -> torch.Tensor:
+            histories = np.split(known.item, known.offsets[1:-1])
+            return torch.from_numpy(np.stack([descent(history[counts[history] > 0]) for history in histories]))
+
+        return descended
+    gram = gram_of(items, trained)
+
+    def solved(known: Histories) -> torch.Tensor:
         return torch.from_numpy(fold_in(items, known.offsets, known.item, known.rating, gram, parameters))
 
-    return vectors
+    return solved
 
 
 def cutoffs(config: Config) -> tuple[int, ...]:

@@ -153,12 +153,8 @@ class ModelConfig(Section):
     """two_tower: items that a category (a genre, a word of a title, ...) needs; those with fewer share one place a column."""
     id_dropout: float = Field(0.5, ge=0, lt=1)
     """two_tower: share of the items of a step that are told by their attributes alone, as one that nobody trained on is."""
-    fold_in_ridge: float = Field(10.0, gt=0)
-    """Ridge that holds a folded-in vector near the average user."""
-    fold_in_target: float = Field(4.0, gt=0)
-    """softmax and bpr: what a folded-in vector should score on what the history holds, before biases."""
-    fold_in_weight: float = Field(0.003, ge=0)
-    """softmax and bpr: how much a folded-in vector shuns what the history does not hold."""
+    fold_in_ridge: float = Field(15.0, gt=0)
+    """mf: ridge that holds a folded-in vector near the average user."""
 
 
 class TrainConfig(Section):

@@ -98,11 +98,11 @@ class GoldenQuery(_Part):
 
 
 class FoldIn(_Part):
-    """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items,
-    `onnx` runs an encoder over its last `max_length` items, `none` is for models without vectors. The exact formula of ridge is
-    `recsys.retrieval.fold_in`, what an encoder is given `recsys.retrieval.encoder`."""
+    """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items, `softmax`
+    descends the loss that training had, `onnx` runs an encoder over its last `max_length` items, `none` is for models without
+    vectors. `recsys.retrieval.fold_in` and `.softmax_fold_in` have the formulas, `.encoder` what an encoder is given."""
 
-    kind: Literal["ridge", "onnx", "none"]
+    kind: Literal["ridge", "softmax", "onnx", "none"]
     parameters: dict[str, float] = {}
 
 

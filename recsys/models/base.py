@@ -85,8 +85,8 @@ class Model(Protocol):
     """[N] items that have a vector, and may be recommended. A model may leave it out that knows items by their events alone:
     then those with a train event are (`listed_items`)."""
 
-    fold_in: ClassVar[Literal["ridge", "onnx"]]
-    """How a history becomes a vector when served."""
+    fold_in: Literal["ridge", "softmax", "onnx"]
+    """How a history becomes a vector when served: `recsys.retrieval.fold_in`, `.softmax_fold_in` or `.encoder`."""
 
     def forward(self, batch: Any) -> Tensor:
         """The loss of this worker's part of a step: summed over events, divided by the step's global count."""
@@ -106,7 +106,7 @@ class Model(Protocol):
         ...
 
     def fold_in_parameters(self) -> dict[str, float]:
-        """What `recsys.retrieval.fold_in.fold_in` needs to make this model's vectors from histories."""
+        """What the former two need to make this model's vectors from histories."""
         ...
 
     def tables(self) -> dict[str, nn.Parameter]:

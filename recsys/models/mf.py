@@ -27,7 +27,6 @@ class MF(nn.Module):
 
     batch: ClassVar[type[Pairs]] = Pairs
     known_user: ClassVar[Literal["table", "history"]] = "table"
-    fold_in: ClassVar[Literal["ridge", "onnx"]] = "ridge"
     trained: Tensor
     log_q: Tensor
 
@@ -35,6 +34,7 @@ class MF(nn.Module):
         super().__init__()
         self.config = config
         self.rates = config.loss == "mse"
+        self.fold_in: Literal["ridge", "softmax", "onnx"] = "ridge" if self.rates else "softmax"
         self.cosine = (config.cosine or config.loss == "ccl") and not self.rates
         # Of uniform negatives all are equally likely, and the correction would cancel.
         self.corrects = config.logq and config.negative_source != "uniform"
@@ -79,12 +79,14 @@ class MF(nn.Module):
         return padded_to_eight(torch.cat([item_ND, torch.ones_like(bias_N1), bias_N1], dim=1))
 
     def fold_in_parameters(self) -> dict[str, float]:
-        """For `recsys.retrieval.fold_in.fold_in`."""
+        """For `recsys.retrieval.fold_in.fold_in`, or where an order is learnt `recsys.retrieval.softmax_fold_in`."""
         ridge, dim = self.config.fold_in_ridge, self.config.dim
         if self.rates:
             return {"free": dim + 1, "weight": 0.0, "ridge": ridge, "mean": self.mean_rating, "bias": 1.0}
-        order = {"target": self.config.fold_in_target, "weight": self.config.fold_in_weight, "ridge": ridge}
-        return order | {"free": dim, "unit": float(self.cosine), "bias": float(self.config.biases)}
+        # The other losses have no temperature: these give their vectors scores of the usual spread.
+        temperature = {"softmax": self.config.temperature, "ccl": 0.1}.get(self.config.loss, 1.0)
+        more = {"free": dim, "unit": float(self.cosine), "bias": float(self.config.biases)}
+        return {"temperature": temperature, "ridge": ridge} | more
 
     def tables(self) -> dict[str, nn.Parameter]:
         """Users' and items'."""

@@ -43,7 +43,7 @@ class SequenceModel(nn.Module):
 
     batch: ClassVar[type[Histories]] = Histories
     known_user: ClassVar[Literal["table", "history"]] = "history"
-    fold_in: ClassVar[Literal["ridge", "onnx"]] = "onnx"
+    fold_in: Literal["ridge", "softmax", "onnx"] = "onnx"
     trained: Tensor
     log_q: Tensor
 

@@ -100,4 +100,4 @@ def _standing_for_all(biases_M: Floats) -> tuple[NDArray[np.int64], Floats]:
     order = np.argsort(-biases_M, kind="stable")
     drawn = np.random.default_rng(0).choice(order[half:], MOST_ITEMS - half, replace=False)
     weight = np.log((count - half) / (MOST_ITEMS - half))
-    return np.concatenate([order[:half], drawn]), np.repeat(np.float32([0, weight]), [half, MOST_ITEMS - half])
+    return np.concatenate([order[:half], drawn]), np.repeat([np.float32(0), np.float32(weight)], [half, MOST_ITEMS - half])

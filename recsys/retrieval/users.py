@@ -18,6 +18,7 @@ from recsys.retrieval.encoder import Encoder
 from recsys.retrieval.filters import Items, contains, union
 from recsys.retrieval.fold_in import fold_in
 from recsys.retrieval.requests import Event
+from recsys.retrieval.softmax_fold_in import SoftmaxFoldIn
 
 NO_ITEMS = np.zeros(0, np.int32)
 
@@ -48,6 +49,7 @@ class Tastes:
         """Raises BundleError where the encoder does not fit."""
         self._bundle, self._items, self._known_until = bundle, items, known_until
         self._encoder = None if bundle.encoder is None else Encoder(bundle)
+        self._descent = _descent(bundle)
 
     def of(self, user_id: str | None, history: Sequence[Event] | None) -> Taste:
         """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
@@ -110,14 +112,17 @@ class Tastes:
         return Taste(vector, seen, "no item of the history was watched in training" if vector is None else None)
 
     def _solved(self, items: Items, ratings: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """In closed form. Each item once, with its last rating, ascending: the order of a history cannot move a rounding."""
+        """Each item once, with its last rating, ascending: the order of a history cannot move a rounding."""
         bundle = self._bundle
-        assert bundle.item_vectors is not None and bundle.indexed is not None and bundle.gram is not None
+        assert bundle.item_vectors is not None and bundle.indexed is not None
         last = _last_of_each(items)
         items, ratings = items[last], ratings[last]
         usable = contains(bundle.indexed, items)
         if not usable.any():
             return None
+        if self._descent is not None:
+            return self._descent(items[usable])
+        assert bundle.gram is not None
         offsets = np.array([0, usable.sum()])
         parameters = bundle.manifest.fold_in.parameters
         vector: NDArray[np.float32] = fold_in(
@@ -128,6 +133,14 @@ class Tastes:
     def _as_trained(self, items: Items) -> Items:
         """In order; where the dataset keeps no repeats, an item that comes again moves to its last place."""
         return items[np.sort(_last_of_each(items))] if self._bundle.manifest.exclude_seen else items
+
+
+def _descent(bundle: Bundle) -> SoftmaxFoldIn | None:
+    fold_in = bundle.manifest.fold_in
+    if fold_in.kind != "softmax":
+        return None
+    assert bundle.item_vectors is not None and bundle.indexed is not None
+    return SoftmaxFoldIn(bundle.item_vectors, bundle.indexed, fold_in.parameters)
 
 
 def _by_time(history: Sequence[Event]) -> list[Event]:

@@ -5,12 +5,12 @@ import planted
 import pytest
 import torch
 
+from cluster.finished import folded_in
 from recsys.config import LOSSES, ModelConfig
 from recsys.data.histories import Histories
 from recsys.errors import ConfigError
 from recsys.evaluation import ranking
 from recsys.models import MODELS, PERSONALISED, Popularity, build
-from recsys.retrieval.fold_in import fold_in, gram_of
 
 # Every way to learn an order, each of which must find the tastes; a model is tried on those it can learn by.
 ORDERS = [
@@ -77,10 +77,9 @@ def vectors_of_strangers(model, known, counts):
     if model.fold_in == "onnx":
         nobody = np.full(len(known), 10**6, np.int32)
         return model.user_vectors(Histories.of_events(nobody, known.lengths, known.item))
-    items = model.item_vectors().numpy()
-    gram = gram_of(items, np.flatnonzero(counts))
-    vectors = fold_in(items, known.offsets, known.item, known.rating, gram, model.fold_in_parameters())
-    return torch.from_numpy(vectors)
+    vectors = folded_in(model, counts)
+    assert vectors is not None
+    return vectors(known)
 
 
 def test_a_folded_in_history_finds_the_taste_as_well(fitted, world):
