@@ -62,7 +62,7 @@ def _by_latency(axes: Axes, trials: Sequence[Trial], space: Space) -> None:
     timed = [trial for trial in trials if trial.latency_ms is not None]
     _points(axes, timed, [trial.latency_ms or 0.0 for trial in timed], space)
     if (limit := space.goal.latency_ms) is not None:
-        axes.axvline(limit, color=CHOSEN, linestyle="--", label=f"limit: {limit:g} ms")
+        axes.axvline(limit, color=SLOW, linestyle="--", label=f"limit: {limit:g} ms")
         axes.legend(fontsize=8)
     axes.set_xlim(left=0)
     axes.set(title="against the time of an answer", xlabel="milliseconds, 95th percentile")

@@ -121,8 +121,11 @@ class Trials(Searcher):
             self.study.go_on(trial, self._measured(trial))
             return trial
         while not self._enough():
-            trial = Trial(max(self.all, default=-1) + 1, {})
-            trial = replace(trial, settings=self.study.ask(trial.number))
+            number = max(self.all, default=-1) + 1
+            settings = self.study.ask(number, [trial.settings for trial in self.all.values()])
+            if settings is None:
+                return None
+            trial = Trial(number, settings)
             try:
                 check_model(self.config_of(trial).model)
                 return trial
@@ -147,6 +150,10 @@ class Trials(Searcher):
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """For Ray Tune: nothing comes from there."""
         return True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For Ray Tune, which writes down what it was called with and is never asked to read it: nothing of this."""
+        return Searcher, ()
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """For Ray Tune: nothing, as all is in `trials.jsonl`."""

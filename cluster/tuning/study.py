@@ -3,18 +3,19 @@
 A study is made anew at every start, from `trials.jsonl` and the runs' metrics.jsonl: no state of Optuna's is kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import MedianPruner
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from cluster.tuning.space import Range, Settings, Space, Value
 from cluster.tuning.trials import FINISHED, STOPPED, Trial, sign
 
 LATENCY = "latency"
+DRAWS = 100  # before the space counts as exhausted
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -40,16 +41,28 @@ class Study:
             # Optuna's step at which it may stop is the epoch after the last one of grace.
             pruner=MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.grace_epochs + 1),
         )
+        self._blind = optuna.create_study(sampler=RandomSampler(seed=search.seed + len(known)))
         self._asked: dict[int, optuna.Trial] = {}
         for trial, measured in known:
             if trial.state in (FINISHED, STOPPED) and trial.goal is not None:
                 self._study.add_trial(self._frozen(trial, measured))
 
-    def ask(self, number: int) -> Settings:
-        """What trial `number` should set."""
-        asked = self._study.ask(self.distributions)
-        self._asked[number] = asked
-        return {name: self._value(name, value) for name, value in asked.params.items()}
+    def ask(self, number: int, known: Collection[Settings] = ()) -> Settings | None:
+        """What trial `number` should set: nothing that is known, since the same settings come to the same. None where all
+        there is seems known.
+
+        The sampler returns to what was good; where it draws nothing else, chance does.
+        """
+        for attempt in range(DRAWS):
+            if attempt >= DRAWS // 2:
+                self._study.enqueue_trial(self._blind.ask(self.distributions).params)
+            asked = self._study.ask(self.distributions)
+            settings = {name: self._value(name, value) for name, value in asked.params.items()}
+            if settings not in known:
+                self._asked[number] = asked
+                return settings
+            self._study.tell(asked, state=TrialState.FAIL)  # passed over by the sampler
+        return None
 
     def go_on(self, trial: Trial, measured: dict[int, float]) -> None:
         """A trial that an earlier start had begun, as far as it was."""

@@ -47,9 +47,10 @@ class Watch:
 
     def look(self, running: Iterable[Trial]) -> None:
         """How far the running trials' epochs are, by what their workers write down."""
-        for trial in running:
+        for place, trial in enumerate(running):
             if self.watcher and (progress := runs.read_json(self.folder / trial.name / runs.PROGRESS)):
-                self.watcher.stage(f"{trial.name}: epoch", progress["step"], progress["steps"])
+                bar = "train: steps of an epoch" + (f" ({place + 1})" if place else "")
+                self.watcher.stage(bar, progress["step"], progress["steps"])
 
     def _outcome(self, trial: Trial, best: Trial | None) -> str:
         if trial.goal is None:
