@@ -92,5 +92,5 @@ def _points(axes: Axes, trials: Sequence[Trial], places: Sequence[float], space:
         of_kind = [(place, trial.goal or 0.0) for place, trial in zip(places, trials, strict=True) if belongs(trial)]
         if of_kind:
             x, y = zip(*of_kind, strict=True)
-            axes.scatter(x, y, color=colour, s=size, label=label if labelled else None)
+            axes.scatter(x, y, color=colour, s=size, label=label if labelled else None, zorder=3)  # above the lines
     axes.grid(alpha=0.3)

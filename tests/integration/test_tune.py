@@ -27,8 +27,8 @@ SETTINGS = (
     "train.micro_batch=64",
     "train.precision=fp32",
     "train.threads=1",
-    "train.epochs=20",
-    "train.patience=20",
+    "train.epochs=12",
+    "train.patience=12",
     "cluster.readers=1",
     "cluster.window_events=500",
     "cluster.mix_shards=4",
@@ -87,7 +87,7 @@ def test_the_planted_setting_wins_and_the_bad_one_is_stopped_early(first):
     good, bad = found.trials
     assert found.best == good and good.settings["train.learning_rate"] == GOOD
     assert (good.state, bad.state) == (FINISHED, STOPPED)
-    assert good.epochs == 20 and 2 <= bad.epochs < 20 and bad.goal < good.goal / 2
+    assert good.epochs == 12 and 2 <= bad.epochs < 12 and bad.goal < good.goal / 2
     assert load_config(found.settings).train.learning_rate == GOOD
     assert told.bars["tune: trials"] == (2, 2)
     assert any("trial-001: stopped early" in note for note in told.notes)

@@ -213,17 +213,19 @@ def test_the_picture_has_a_panel_for_each_setting_and_one_for_latency(tmp_path, 
 
 
 def dots_of_the_best(path) -> int:
-    """How many patches of pixels have the chosen one's colour."""
+    """How many patches of more than a few pixels have the chosen one's colour; edges are blurred."""
     pixels = matplotlib.image.imread(path)[..., :3]
     left = {tuple(place) for place in np.argwhere(np.all(np.abs(pixels - CHOSEN_RGB) < 0.02, axis=-1)).tolist()}
     patches = 0
     while left:
-        patches, edge = patches + 1, [left.pop()]
+        edge, size = [left.pop()], 0
         while edge:
             y, x = edge.pop()
+            size += 1
             near = left & {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
             left -= near
             edge += near
+        patches += size > 20
     return patches
 
 
