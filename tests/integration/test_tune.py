@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import matplotlib.image
 import psutil
@@ -109,9 +110,17 @@ def test_the_folder_holds_results_and_picture_and_nothing_else(first):
     assert matplotlib.image.imread(found.picture).std() > 0.01
 
 
-def test_no_worker_is_left(first):
-    names = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    assert not [name for name in names if "RayTrainWorker" in name or "TrainController" in name]
+def processes_of_trials() -> list[str]:
+    below = {child.pid for child in psutil.Process().children(recursive=True)}
+    names = [" ".join(child.info["cmdline"] or ()) for child in psutil.process_iter(["cmdline"]) if child.pid in below]
+    return [name for name in names if "RayTrainWorker" in name or "TrainController" in name]
+
+
+def test_no_process_of_a_trial_is_left(first):
+    deadline = time.monotonic() + 20  # Ray ends an actor a moment after who owns it
+    while (left := processes_of_trials()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
 
 
 def test_one_more_trial_leaves_those_that_are_over_alone(first, dataset):
