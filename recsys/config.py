@@ -330,14 +330,6 @@ def describe(config: Config) -> Iterator[tuple[str, str, Any, str]]:
             yield section_name, key, getattr(section, key), field.description or ""
 
 
-def setting_fields(section: str, where: str) -> dict[str, FieldInfo]:
-    """The settings of a section by name. where: what names it. Raises ConfigError with the nearest name for no section."""
-    if section not in Config.model_fields:
-        raise ConfigError(f"{where}: no section {section}.{_nearest(section, list(Config.model_fields))}")
-    fields: dict[str, FieldInfo] = type(getattr(Config(), section)).model_fields
-    return fields
-
-
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -373,6 +365,14 @@ def _merge(values: dict[str, Any], more: dict[str, Any], where: str) -> None:
             if key not in fields:
                 raise ConfigError(f"{where}: no setting {section}.{key}.{_nearest(key, list(fields))}")
             values.setdefault(section, {})[key] = None if value == "none" else value  # TOML has no null
+
+
+def setting_fields(section: str, where: str) -> dict[str, FieldInfo]:
+    """The settings of a section by name. where: what names it. Raises ConfigError with the nearest name for no section."""
+    if section not in Config.model_fields:
+        raise ConfigError(f"{where}: no section {section}.{_nearest(section, list(Config.model_fields))}")
+    fields: dict[str, FieldInfo] = type(getattr(Config(), section)).model_fields
+    return fields
 
 
 def _nearest(name: str, known: list[str]) -> str:
