@@ -186,6 +186,34 @@ def train(
 
 
 @app.command()
+def tune(
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    space: Annotated[Path, typer.Argument(metavar="SPACE.toml", help="What to try: [space], [goal], [search].")],
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all; by default what SPACE.toml says, or 20.")] = None,
+    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Trials that train at the same time.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Name of the tune; by default from dataset, space and settings.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Try settings on Ray Tune, chosen by Optuna, and keep the best on validation. The same command goes on."""
+    from cluster.tuning.report import as_json, next_step, table
+    from cluster.tuning.space import read_space
+
+    settings = load_config(config, set_ or ())
+    asked = read_space(space, settings).with_trials(trials)  # told before Ray is loaded
+    from cluster.tune import tune as search
+
+    with console.ProgressView() as view:
+        found = search(dataset, asked, settings, name=name, at_once=at_once, watcher=view)
+    if json_:
+        return console.print_json(as_json(found, asked.goal))
+    headers, rows = table(found.trials, asked.goal)
+    console.print_rows(f"{found.folder}, the best first", headers, rows, right=headers[2:5], fold=False)
+    console.say(next_step(found, asked.goal, dataset))
+
+
+@app.command()
 def evaluate(
     what: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A finished run's folder, or a bundle's.")],
     dataset: Annotated[

@@ -76,7 +76,7 @@ def train(
     began = time.monotonic()
     dataset = Path(dataset).resolve()
     manifest = read_manifest(dataset)
-    _check(manifest, config, dataset)
+    check(manifest, config, dataset)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
     folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
     if begin_from is not None and not (folder / runs.CONFIG).exists():  # else it began before
@@ -113,8 +113,8 @@ def _draw(folder: Path, config: Config, watch: "_Watch") -> None:
             staged.unlink(missing_ok=True)
 
 
-def _check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
-    """What would otherwise come out only on a worker, an epoch later."""
+def check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
+    """What would otherwise come out only on a worker, an epoch later. Raises DataError or ConfigError."""
     if not any(file.events for file in manifest.user_files):
         raise DataError(f"{dataset}: no events at all. Prepare it from other sources, or with milder filters.")
     if not manifest.segments[schema.TRAIN]:

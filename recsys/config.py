@@ -368,16 +368,17 @@ def _parse_value(text: str) -> Any:
 
 def _merge(values: dict[str, Any], more: dict[str, Any], where: str) -> None:
     for section, keys in more.items():
-        fields = _section_fields(section, where)
+        fields = setting_fields(section, where)
         if not isinstance(keys, dict):
             raise ConfigError(f"{where}: {section} is a section; write {section}.key = value.")
         for key, value in keys.items():
             if key not in fields:
                 raise ConfigError(f"{where}: no setting {section}.{key}.{_nearest(key, list(fields))}")
-            values.setdefault(section, {})[key] = value
+            values.setdefault(section, {})[key] = None if value == "none" else value  # TOML has no null
 
 
-def _section_fields(section: str, where: str) -> dict[str, FieldInfo]:
+def setting_fields(section: str, where: str) -> dict[str, FieldInfo]:
+    """The settings of a section by name. where: what names it. Raises ConfigError with the nearest name for no section."""
     if section not in Config.model_fields:
         raise ConfigError(f"{where}: no section {section}.{_nearest(section, list(Config.model_fields))}")
     fields: dict[str, FieldInfo] = type(getattr(Config(), section)).model_fields

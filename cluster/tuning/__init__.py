@@ -1,0 +1,1 @@
+"""What `recsys tune` is made of: the space, the trials and their order, Optuna's study, and a trial itself."""
