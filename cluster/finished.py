@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cluster import runs
 from recsys.config import Config
+from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.data.histories import Histories
 from recsys.errors import DataError
@@ -28,6 +29,11 @@ class Finished:
     config: Config
     dataset: Path
     manifest: DatasetManifest
+
+    @property
+    def border(self) -> str:
+        """What the run trained on ends here: valid, or for a refit test or end."""
+        return str(self.result.get("trained_until") or (schema.END if self.result["refit"] else schema.VALID))
 
 
 def open_finished(run: Path, dataset: Path | None = None) -> Finished:
