@@ -260,9 +260,13 @@ def reproduce(
     chosen = _numbers(seeds, "--seeds") if seeds is not None else None
     from cluster.reproduce import reproduce as make
 
-    with console.ProgressView(metric=found.config.train.metric) as view:
-        trials = make(found, work, view, chosen)
-    told = report.summary(found, trials, f"recsys reproduce {recipe}")
+    try:
+        with console.ProgressView(metric=found.config.train.metric) as view:
+            trials = make(found, work, view, chosen)
+    except KeyboardInterrupt:
+        console.err.print("Interrupted. The same command goes on with what is missing.")
+        raise
+    told = report.summary(found, trials, f"recsys reproduce {Path(recipe).name}")
     page = None if told["missing_seeds"] else report.write(told, out)
     if json_:
         return console.print_json(told)
