@@ -259,6 +259,7 @@ def reproduce(
     found = find_recipe(recipe)
     chosen = _numbers(seeds, "--seeds") if seeds is not None else None
     from cluster.reproduce import reproduce as make
+    from cluster.reproduce_page import write
 
     try:
         with console.ProgressView(metric=found.config.train.metric) as view:
@@ -267,7 +268,7 @@ def reproduce(
         console.err.print("Interrupted. The same command goes on with what is missing.")
         raise
     told = report.summary(found, trials, f"recsys reproduce {Path(recipe).name}")
-    page = None if told["missing_seeds"] else report.write(told, out)
+    page = None if told["missing_seeds"] else write(told, out)
     if json_:
         return console.print_json(told)
     headers, rows = report.table(told)

@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cluster import reproduce_report as report
 
-CHOSEN = {
-    "full": "Every item that was trained on is ranked, those the user has seen left out.",
-    "negatives": "The held-out item is ranked among the items that are stored with the test.",
-}
+
+def write(told: dict[str, Any], out: Path) -> Path:
+    """Write `<out>/<recipe>.json` and the page beside it. Returns the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{told['recipe']}.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    path = out / f"{told['recipe']}.md"
+    path.write_text(page(told), "utf-8")
+    return path
 
 
 def page(told: dict[str, Any]) -> str:
@@ -40,7 +45,7 @@ def _protocol(told: dict[str, Any]) -> str:
     test = told["trials"][0]["test"]
     folds = f" Folds {', '.join(told['folds'])} are prepared and trained apart." if told["folds"] else ""
     return (
-        f"Protocol: split `{test['split']}`. {CHOSEN[told['protocol']]} "
+        f"Protocol: split `{test['split']}`; {test['told']}. "
         f"{test['users']:,} users and {test['events']:,} events are scored, {test['cold_events']:,} of them on items nobody "
         f"trained on (misses); {test['strangers']:,} users without a train event are counted apart.{folds} "
         "A run chooses the epoch on validation and never measures test. A second one begins anew and trains as many epochs on "
@@ -82,7 +87,7 @@ def _data(told: dict[str, Any]) -> str:
 
 def _made_by(told: dict[str, Any]) -> str:
     machines = [
-        f"workers: {on['workers']} on {on['name']}, {on['threads_per_worker']} threads each, {on['precision']}; host: "
+        f"workers: {on['workers']} on {on['name']}, threads of each: {on['threads_per_worker']}, {on['precision']}; host: "
         f"{on['processor']['usable_cores']:g} cores of {on['processor']['name']}, {on['memory'] / 1e9:.0f} GB of memory"
         for on in told["machines"]
     ]

@@ -1,6 +1,5 @@
 """What a recipe has come to, for programs and for people: figures over seeds beside popularity and the published rows."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,17 +65,6 @@ def goal_line(told: dict[str, Any]) -> str | None:
         return None
     line = f"{goal['metric']} {goal['value']:.4f}: must {goal['must']:.4f} {_met(goal['must_met'])}"
     return line if goal["stretch"] is None else f"{line}, stretch {goal['stretch']:.4f} {_met(goal['stretch_met'])}"
-
-
-def write(told: dict[str, Any], out: Path) -> Path:
-    """Write `<out>/<recipe>.json` and the page beside it. Returns the page."""
-    from cluster.reproduce_page import page
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{told['recipe']}.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    path = out / f"{told['recipe']}.md"
-    path.write_text(page(told), "utf-8")
-    return path
 
 
 def listing(recipes: Sequence[Recipe], out: Path) -> list[tuple[str, ...]]:

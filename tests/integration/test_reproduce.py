@@ -226,7 +226,11 @@ def test_a_recipe_is_made_seed_by_seed_and_never_twice(root, monkeypatch, capsys
     hits = [trial["test"]["metrics"]["hr@5"]["value"] for trial in trials]
     figure = told["figures"]["hr@5"]
     assert figure["mean"] == pytest.approx(np.mean(hits)) and figure["sd"] == pytest.approx(np.std(hits, ddof=1))
-    assert figure["low"] <= hits[0] <= figure["high"] and figure["mean"] > figure["popularity"]
+    assert figure["low"] <= hits[0] <= figure["high"] and figure["sd"] > 0
+    assert (
+        figure["popularity"] == pytest.approx(trials[0]["test"]["metrics"]["hr@5"]["popularity"])
+        and "seen ones left out" in page
+    )
     assert told["goal"]["must_met"] and not told["goal"]["stretch_met"] and told["missing_seeds"] == []
     assert told["settings"]["train.epochs"] == 3 and told["hours"]["choosing"] >= 0 and told["commits"]
     assert all(f"{value:.4f}" in page for value in [*hits, figure["popularity"], 0.05])

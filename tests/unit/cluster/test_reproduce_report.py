@@ -6,6 +6,7 @@ import pytest
 
 from cluster import reproduce_report as report
 from cluster.recipe import Goal, Recipe
+from cluster.reproduce_page import write
 from recsys.config import load_config
 
 VALUES = {(0, "u1"): 0.90, (0, "u2"): 1.00, (1, "u1"): 0.94, (1, "u2"): 1.00, (2, "u1"): 0.88, (2, "u2"): 0.98}
@@ -75,7 +76,7 @@ def test_a_seed_counts_when_all_its_folds_are_done():
 
 
 def test_the_page_says_all_of_it(told, tmp_path):
-    path = report.write(told, tmp_path / "pages")
+    path = write(told, tmp_path / "pages")
     page = path.read_text()
     assert json.loads(path.with_suffix(".json").read_text()) == told
     assert page.startswith("# Ratings\n") and page.endswith("\n") and "most popular" not in page
