@@ -32,8 +32,10 @@ class Finished:
 
     @property
     def border(self) -> str:
-        """What the run trained on ends here: valid, or for a refit test or end."""
-        return str(self.result.get("trained_until") or (schema.END if self.result["refit"] else schema.VALID))
+        """What the run trained on ends here: valid, or for a refit test or end; end where an older refit does not say."""
+        if not self.result["refit"]:
+            return schema.VALID
+        return schema.TEST if self.result.get("trained_until") == schema.TEST else schema.END
 
 
 def open_finished(run: Path, dataset: Path | None = None) -> Finished:
