@@ -267,6 +267,48 @@ def export(
     _print_bundle(folder)
 
 
+@app.command()
+def reproduce(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe, or a recipe's .toml file.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the pages.")] = Path("docs/benchmarks"),
+    work: Annotated[Path, typer.Option("--work", help="Folder of datasets and runs.")] = Path("runs/reproduce"),
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Make only these, with commas; unset: all.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the recipes, and what their pages say.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a published figure again: choose on validation, refit, score test once, several seeds. Resumes."""
+    from cluster import reproduce_report as report
+    from cluster.recipe import all_recipes, find_recipe
+
+    if list_:
+        return console.print_rows("Recipes", report.LISTED, report.listing(all_recipes(), out), fold=False)
+    if recipe is None:
+        raise ConfigError("reproduce what? `recsys reproduce --list` shows the recipes.")
+    found = find_recipe(recipe)
+    chosen = _numbers(seeds, "--seeds") if seeds is not None else None
+    from cluster.reproduce import reproduce as make
+    from cluster.reproduce_page import write
+
+    try:
+        with console.ProgressView(metric=found.config.train.metric) as view:
+            trials = make(found, work, view, chosen)
+    except KeyboardInterrupt:
+        console.err.print("Interrupted. The same command goes on with what is missing.")
+        raise
+    told = report.summary(found, trials, f"recsys reproduce {Path(recipe).name}")
+    page = None if told["missing_seeds"] else write(told, out)
+    if json_:
+        return console.print_json(told)
+    headers, rows = report.table(told)
+    console.print_rows(f"{found.title}: test", headers, rows, right=headers[1:-1], fold=False)
+    if (line := report.goal_line(told)) is not None:
+        console.say(line)
+    missing = ", ".join(map(str, told["missing_seeds"]))
+    console.say(
+        f"Page: {page}" if page else f"No page yet: seeds {missing} are missing; without --seeds the command makes them."
+    )
+
+
 @runs_app.command("list")
 def runs_list(
     storage: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"), json_: JsonOption = False
@@ -484,6 +526,14 @@ def _print_bundle(folder: Path) -> None:
 
     console.print_rows(f"Bundle {folder}", ("what", "value"), bundle_rows(folder))
     console.say(f"Next: recsys serve {folder.parent}")
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """Numbers with commas between them."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: give numbers with commas, such as 0,1,2.") from None
 
 
 def _toml(value: Any) -> str:

@@ -11,11 +11,11 @@ import torch
 from cluster import runs
 from cluster.evaluate_bundle import Lists
 from cluster.finished import Finished, best_model, cutoffs, folded_in, open_finished
-from cluster.reading import stream_histories
+from cluster.reading import item_counts, stream_histories, trained_until
 from recsys.bundle import store
 from recsys.bundle.manifest import Manifest
 from recsys.data import schema
-from recsys.data.dataset import DatasetManifest, check_file, read_items, read_manifest
+from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.data.histories import Histories
 from recsys.data.negatives import StoredNegatives, read_negatives
 from recsys.errors import BundleError, ConfigError, DataError
@@ -130,11 +130,12 @@ def _lacking(asked: Protocol) -> str:
 
 def _of_run(run: Path, dataset: Path | None, asked: Protocol, progress: Progress) -> Evaluation:
     found = open_finished(run, dataset)
-    if found.result["refit"]:
+    if found.border == schema.END:
         raise DataError(f"{run}: a refit has learnt from valid and test, so nothing is left to score. Evaluate the run before.")
+    if found.border == schema.TEST and asked.segment == schema.VALID:
+        raise DataError(f"{run}: a refit up to test has learnt from valid. Evaluate it with --segment test, or the run before.")
     manifest = found.manifest
     asked = _with_negatives(asked, found.dataset, manifest)
-    check_file(found.dataset / schema.ITEMS_FILE, manifest.items_size, manifest.items_sha256)
     evaluation = Evaluation(
         what=run,
         kind="run",
@@ -150,7 +151,8 @@ def _of_run(run: Path, dataset: Path | None, asked: Protocol, progress: Progress
 
 def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> Evaluation:
     manifest, asked = found.manifest, evaluation.protocol
-    counts = read_items(found.dataset).column(schema.COUNT).to_numpy()
+    files = trained_until(found.dataset, manifest, found.border).user_files
+    counts = item_counts(found.dataset, manifest, files, found.border)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = best_model(found.folder, found.config, found.dataset, manifest, counts)
     ranked = candidates(listed_items(model, counts), counts, asked.split_of(manifest.split))
@@ -158,9 +160,9 @@ def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> 
     vectors = folded_in(model, counts)
     sums = replace(evaluation.sums, eligible=int(ranked.eligible.sum()))
     done = too_few = trained = 0
-    for file in manifest.user_files:
+    for file in files:
         folds = asked.name == BY_USER or file.role in (schema.VALID, schema.TEST)
-        for histories in stream_histories(found.dataset, file):
+        for histories in stream_histories(found.dataset, file, found.border):
             cut, few, known = asked.cut(histories, trains=file.role in (schema.ALL, schema.TRAIN))
             sums = sums + rank(
                 model,
@@ -183,14 +185,14 @@ def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> 
 def _of_bundle(path: Path, dataset: Path | None, asked: Protocol, progress: Progress) -> Evaluation:
     folder = store.resolve(path)
     manifest = store.read_manifest(folder)
-    _check_unseen(folder, manifest)
+    border = _unseen_border(folder, manifest, asked.segment)
     if dataset is not None or asked.name == NEGATIVES:
         asked = _with_negatives(asked, *_dataset_of(folder, manifest, dataset))
     lists = Lists(folder, known_until=asked.segment, split=asked.split_of(manifest.split))
     sums, exact, paths = lists.nothing(), lists.nothing(), dict.fromkeys(("ann", "exact", "popular"), 0)
     users, too_few, trained = manifest.users, 0, 0
     for start in range(0, users, BLOCK):
-        histories = lists.histories(range(start, min(start + BLOCK, users)))
+        histories = lists.histories(range(start, min(start + BLOCK, users))).trained_until(border)
         cut, few, known = asked.cut(histories, trains=manifest.split != "users")
         too_few, trained = too_few + few, trained + known
         served, exactly, how = lists.judge(cut, asked.scored, negatives=asked.negatives, newcomers=asked.name == BY_USER)
@@ -215,14 +217,15 @@ def _of_bundle(path: Path, dataset: Path | None, asked: Protocol, progress: Prog
     )
 
 
-def _check_unseen(folder: Path, manifest: Manifest) -> None:
-    """Raises BundleError where the vectors have learnt from anything but train events."""
-    seen = [segment for segment in manifest.vectors_from if segment != schema.TRAIN]
-    if seen:
+def _unseen_border(folder: Path, manifest: Manifest, segment: str) -> str:
+    """What the vectors were made from ends here. Raises BundleError where that is behind the beginning of what is scored."""
+    border = schema.TEST if schema.VALID in manifest.vectors_from else schema.VALID
+    if schema.TEST in manifest.vectors_from or (border == schema.TEST and segment == schema.VALID):
         raise BundleError(
             f"{folder}: its vectors were made from {', '.join(manifest.vectors_from)}, so nothing held out is left to score. "
             "Evaluate the run it was exported from, or a bundle exported without --refit."
         )
+    return border
 
 
 def _dataset_of(folder: Path, manifest: Manifest, dataset: Path | None) -> tuple[Path, DatasetManifest]:

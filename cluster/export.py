@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from cluster import runs
 from cluster.finished import best_model, open_finished
+from cluster.reading import item_counts, trained_until
 from cluster.trainer import OnEpoch, OnNote, OnStep, train
 from recsys.bundle import store
 from recsys.bundle.manifest import FoldIn
@@ -30,12 +32,14 @@ from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure
 
+SEGMENTS_BEFORE = {schema.VALID: (schema.TRAIN,), schema.TEST: (schema.TRAIN, schema.VALID), schema.END: schema.SEGMENTS}
+
 
 @dataclass(frozen=True)
 class _Source:
-    """What is exported: a finished run, the dataset it learnt from, and whether from all segments of it.
+    """What is exported: a finished run, the dataset it learnt from, and how much of that.
 
-    trained: the folder that holds `best/`, which is another run's after a refit.
+    trained: the folder that holds `best/`, which is another run's after a refit. border: what it trained on ends here.
     """
 
     result: dict[str, Any]
@@ -43,7 +47,12 @@ class _Source:
     dataset: Path
     manifest: DatasetManifest
     trained: Path
-    refit: bool
+    border: str
+
+    @cached_property
+    def files(self) -> tuple[UserFile, ...]:
+        """User files, with the role their users had in training."""
+        return trained_until(self.dataset, self.manifest, self.border).user_files
 
 
 def export(
@@ -60,9 +69,9 @@ def export(
 ) -> Path:
     """Publish `<bundles>/<name>/<version>` from a run folder, and serve it from now on. Returns its folder.
 
-    name: by default the run's. refit: first train on all segments for as many epochs as validation chose, on the Ray that
-    the caller connected (`cluster.session`); the metrics stay those of the run. on_epoch, on_step, on_note: told of that as
-    `train` tells. index: settings in place of the run's.
+    name: by default the run's. refit: first train on all segments for as many epochs as validation chose, at the learning rates
+    of that run, on the Ray that the caller connected (`cluster.session`); the metrics stay those of the run. on_epoch, on_step,
+    on_note: told of that as `train` tells. index: settings in place of the run's.
     Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from, BundleError where
     the vectors are not finite, the version exists, or the exported encoder is not the model's, ConfigError for a name that no
     bundle can have.
@@ -72,7 +81,8 @@ def export(
     source = _open(run)
     if refit and source.config.model.name != "popularity":
         source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
-    source = replace(source, refit=refit)
+    if refit:
+        source = replace(source, border=schema.END)
     index = index or source.config.index
     items = _items(source)
     counts = items.column(schema.COUNT).to_numpy()
@@ -87,13 +97,15 @@ def export(
 
 def _open(run: Path) -> _Source:
     found = open_finished(run)
-    return _Source(found.result, found.config, found.dataset, found.manifest, found.folder, refit=False)
+    return _Source(found.result, found.config, found.dataset, found.manifest, found.folder, found.border)
 
 
 def _refitted(run: Path, source: _Source, **told: Any) -> _Source:
     cluster = source.config.cluster.model_copy(update={"storage": str(run.parent)})
     config = source.config.model_copy(update={"cluster": cluster})
-    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=source.result["best_epoch"], **told)
+    epochs = source.result["best_epoch"]
+    rates = runs.learning_rates(run, epochs)
+    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=epochs, refit_rates=rates, **told)
     return replace(source, trained=done.folder)
 
 
@@ -110,7 +122,7 @@ def _contents(source: _Source, items: pa.Table, counts: NDArray[np.int64], index
         config=source.config.model_dump(mode="json"),
         dataset=manifest.fingerprint,
         split=manifest.split,
-        vectors_from=schema.SEGMENTS if source.refit else (schema.TRAIN,),
+        vectors_from=SEGMENTS_BEFORE[source.border],
         metrics_on=on,
         metrics=result["test"] or result["metrics"],
         popularity=result["test_popularity"] or result["popularity"],
@@ -164,20 +176,14 @@ def _measured(bundle: Bundle, *, model: Any, audit_users: int) -> dict[str, Any]
 
 def _items(source: _Source) -> pa.Table:
     """The catalogue with how often each item was watched in what the vectors were made from."""
-    manifest = source.manifest
-    check_file(source.dataset / schema.ITEMS_FILE, manifest.items_size, manifest.items_sha256)
+    counts = item_counts(source.dataset, source.manifest, source.files, source.border)
     items = read_items(source.dataset)
-    if not source.refit:
-        return items
-    counts = np.zeros(manifest.items, np.int64)
-    for block in _blocks(source, None):
-        counts += np.bincount(block.histories.item, minlength=manifest.items)
     return items.set_column(items.schema.get_field_index(schema.COUNT), schema.COUNT, pa.array(counts))
 
 
 def _blocks(source: _Source, model: Any) -> Iterator[UserBlock]:
     """Every user by number, a row group at a time, with vectors where `model` keeps a table of them."""
-    for file in sorted(source.manifest.user_files, key=lambda file: file.first_user):
+    for file in sorted(source.files, key=lambda file: file.first_user):
         path = source.dataset / schema.USERS_FOLDER / file.name
         check_file(path, file.size, file.sha256)
         parquet = pq.ParquetFile(path)
@@ -185,17 +191,16 @@ def _blocks(source: _Source, model: Any) -> Iterator[UserBlock]:
             rows = parquet.read_row_group(group).combine_chunks()
             histories = Histories.from_arrow(rows)
             ids = rows.column(schema.USER_ID)
-            vectors = None if model is None else _user_vectors(model, histories, file, source.refit)
+            vectors = None if model is None else _user_vectors(model, histories, file, source.border)
             yield UserBlock(pa.concat_arrays(ids.chunks), histories, vectors)
 
 
-def _user_vectors(model: Any, histories: Histories, file: UserFile, refit: bool) -> NDArray[np.float32]:
+def _user_vectors(model: Any, histories: Histories, file: UserFile, border: str) -> NDArray[np.float32]:
     """[B, D] from the table; zeros for users it never learnt, who are answered from their histories."""
-    ends = histories.lengths.astype(np.int32)
-    known = replace(histories, valid_from=ends, test_from=ends) if refit else histories.segment(schema.TRAIN)
+    known = histories.trained_until(border).segment(schema.TRAIN)
     known = replace(known, user=known.user.copy(), valid_from=known.valid_from.copy())  # torch wants writable arrays
     vectors = _numpy(model.user_vectors(known))
-    learnt = (known.lengths > 0) & (refit or file.role in (schema.ALL, schema.TRAIN))
+    learnt = (known.lengths > 0) & (file.role in (schema.ALL, schema.TRAIN))
     vectors[~learnt] = 0
     return vectors
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cluster import runs
 from recsys.config import Config
+from recsys.data import schema
 from recsys.data.attributes import Attributes, attributes_of
 from recsys.data.dataset import DatasetManifest, read_items, read_manifest
 from recsys.data.histories import Histories
@@ -31,6 +32,13 @@ class Finished:
     config: Config
     dataset: Path
     manifest: DatasetManifest
+
+    @property
+    def border(self) -> str:
+        """What the run trained on ends here: valid, or for a refit test or end; end where an older refit does not say."""
+        if not self.result["refit"]:
+            return schema.VALID
+        return schema.TEST if self.result.get("trained_until") == schema.TEST else schema.END
 
 
 def open_finished(run: Path, dataset: Path | None = None) -> Finished:

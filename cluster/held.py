@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster import reading
+from recsys.data import schema
 from recsys.data.dataset import UserFile
 from recsys.data.plan import MacroBatch
 from recsys.training.machine import memory
@@ -32,7 +33,7 @@ class HeldShards:
         readers: int,
         prefetch: int,
         whole_rows: bool = False,
-        everything: bool = False,
+        border: str = schema.VALID,
     ) -> None:
         """folder: users/ of a dataset; files: all that a plan may name, own: those that are held. Of others' files a worker
         reads where an epoch was begun by another number of workers. The rest as in `ingest.macro_batches`."""
@@ -43,7 +44,7 @@ class HeldShards:
             folder,
             {file.name: file for file in files},
             whole_rows=whole_rows,
-            everything=everything,
+            border=border,
             held=held,
         )
 

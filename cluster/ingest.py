@@ -63,12 +63,12 @@ def macro_batches(
     prefetch: int,
     reader_cpus: float = 1,
     whole_rows: bool = False,
-    everything: bool = False,
+    border: str = schema.VALID,
 ) -> Iterator[pa.Table]:
     """Read a rank's part of the plan, in its order, `readers` macro-batches at once and `prefetch` ahead.
 
     Yields tables of PAIRS, or with `whole_rows` users' rows; one a macro-batch, except that Ray Data splits what is larger
-    than its blocks. everything: all segments are train, and `manifest` is of `reading.everything_trains`.
+    than its blocks. border: what is before it is train, and `manifest` is of `reading.trained_until`.
     Raises DataError, by the file's name, where a file is missing, altered or short.
     """
     if not entries:
@@ -77,7 +77,7 @@ def macro_batches(
     files = {file.name: file for file in manifest.user_files if file.name in names}
     at_once = ray.data.TaskPoolStrategy(size=min(readers, len(entries)))
     read = partial(
-        reading.read_planned, folder=dataset / schema.USERS_FOLDER, files=files, whole_rows=whole_rows, everything=everything
+        reading.read_planned, folder=dataset / schema.USERS_FOLDER, files=files, whole_rows=whole_rows, border=border
     )
     planned = ray.data.from_items([reading.as_row(entry) for entry in entries], override_num_blocks=len(entries))
     planned.context.execution_options.preserve_order = True

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.data import schema
-from recsys.data.dataset import DatasetManifest, UserFile, check_file
+from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
 from recsys.data.histories import Histories
 from recsys.data.plan import Cut, MacroBatch, order
 from recsys.errors import DataError
@@ -43,15 +43,34 @@ class Held:
         return self.groups[key]
 
 
-def everything_trains(manifest: DatasetManifest) -> DatasetManifest:
-    """The manifest as if all segments of all users were train: for the last training before publishing."""
-    return manifest.model_copy(update={"user_files": tuple(_all_train(file) for file in manifest.user_files)})
+def trained_until(dataset: Path, manifest: DatasetManifest, border: str) -> DatasetManifest:
+    """The manifest as if everything before a border were train: as it is (`valid`), validation too (`test`: what the users held
+    out for test are shown stays untrained), or all segments of all users (`end`)."""
+    if border == schema.VALID:
+        return manifest
+    files = tuple(_with_more_train(dataset / schema.USERS_FOLDER, file, border) for file in manifest.user_files)
+    return manifest.model_copy(update={"user_files": files})
 
 
-def stream_histories(dataset: Path, file: UserFile) -> Iterator[Histories]:
-    """A user file's histories, all segments, a row group at a time."""
+def stream_histories(dataset: Path, file: UserFile, border: str = schema.VALID) -> Iterator[Histories]:
+    """A user file's histories, all segments, a row group at a time; as if everything before `border` were train."""
     for group in range(len(file.row_groups)):
-        yield Histories.from_arrow(_read_file(dataset / schema.USERS_FOLDER, file, [group], _ROW_COLUMNS))
+        rows = _read_file(dataset / schema.USERS_FOLDER, file, [group], _ROW_COLUMNS)
+        yield Histories.from_arrow(rows).trained_until(border)
+
+
+def item_counts(dataset: Path, manifest: DatasetManifest, files: Sequence[UserFile], border: str) -> NDArray[np.int64]:
+    """[N] events of each item before `border` that are trained on: up to `valid` those of all users, as the catalogue has them,
+    else those of some files of `trained_until`."""
+    check_file(dataset / schema.ITEMS_FILE, manifest.items_size, manifest.items_sha256)
+    if border == schema.VALID:
+        kept: NDArray[np.int64] = read_items(dataset).column(schema.COUNT).to_numpy()
+        return kept
+    counts = np.zeros(manifest.items, np.int64)
+    for file in files:
+        for histories in stream_histories(dataset, file, border) if file.train_events else ():
+            counts += np.bincount(histories.segment(schema.TRAIN).item, minlength=manifest.items)
+    return counts
 
 
 def read_macro_batch(
@@ -60,16 +79,16 @@ def read_macro_batch(
     entry: MacroBatch,
     *,
     whole_rows: bool = False,
-    everything: bool = False,
+    border: str = schema.VALID,
     held: Held | None = None,
 ) -> pa.Table:
     """Read an entry of the plan, check it against the manifest, keep the train segment and permute its events.
 
-    folder: users/ of a dataset. everything: all segments are train. held: taken from there what is there, and put there
+    folder: users/ of a dataset. border: what is before it is train. held: taken from there what is there, and put there
     what is read. Returns PAIRS; with `whole_rows` permuted rows of users, all segments.
     """
     columns = _ROW_COLUMNS if whole_rows else _PAIR_COLUMNS
-    read = partial(_read_to_train, folder, columns=columns, everything=everything)
+    read = partial(_read_to_train, folder, columns=columns, border=border)
     if held is None:
         parts = [read(files[name], groups) for name, groups in _by_file(entry.row_groups)]
     else:
@@ -80,14 +99,14 @@ def read_macro_batch(
     return rows.take(places) if whole_rows else _pairs_at(rows, places)
 
 
-def read_planned(batch: pa.Table, folder: Path, files: dict[str, UserFile], whole_rows: bool, everything: bool) -> pa.Table:
+def read_planned(batch: pa.Table, folder: Path, files: dict[str, UserFile], whole_rows: bool, border: str) -> pa.Table:
     """What a Ray task does with one entry of the plan; `batch` is a table of one row of the columns of `as_row`.
 
     Ray would lose the type of an error, so a table with the one column ERROR carries its text.
     """
     (row,) = batch.to_pylist()
     try:
-        return read_macro_batch(folder, files, _from_row(row), whole_rows=whole_rows, everything=everything)
+        return read_macro_batch(folder, files, _from_row(row), whole_rows=whole_rows, border=border)
     except DataError as error:
         return pa.table({ERROR: [str(error)]})
 
@@ -117,21 +136,28 @@ def _read_file(folder: Path, file: UserFile, groups: list[int], columns: list[st
     try:
         table = pq.ParquetFile(path).read_row_groups(groups, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Restore it or prepare the dataset again.") from None
+        raise _unreadable(path, error) from None
     told = [file.row_groups[group] for group in groups]
     _expect(path, "rows", len(table), sum(group.rows for group in told))
     _expect(path, "events", _sum(pc.list_value_length(table.column(schema.ITEM))), sum(group.events for group in told))
     return table
 
 
-def _read_to_train(folder: Path, file: UserFile, groups: list[int], columns: list[str], everything: bool) -> pa.Table:
+def _read_to_train(folder: Path, file: UserFile, groups: list[int], columns: list[str], border: str) -> pa.Table:
+    if border == schema.TEST:
+        columns = list(dict.fromkeys([*columns, schema.TEST_FROM]))
     table = _read_file(folder, file, groups, columns)
-    if everything:
+    if border != schema.VALID:
         lengths = pc.list_value_length(table.column(schema.ITEM))
-        table = table.set_column(table.schema.get_field_index(schema.VALID_FROM), schema.VALID_FROM, lengths)
+        ends = table.column(schema.TEST_FROM) if border == schema.TEST else lengths
+        table = table.set_column(table.schema.get_field_index(schema.VALID_FROM), schema.VALID_FROM, ends)
     told = sum(file.row_groups[group].train_events for group in groups)
     _expect(folder / file.name, "train events", _sum(table.column(schema.VALID_FROM)), told)
     return table
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read ({error}). Restore it or prepare the dataset again.")
 
 
 def _expect(path: Path, what: str, found: int, told: int) -> None:
@@ -143,9 +169,28 @@ def _sum(numbers: pa.ChunkedArray) -> int:
     return pc.sum(numbers).as_py() or 0
 
 
-def _all_train(file: UserFile) -> UserFile:
-    groups = tuple(group.model_copy(update={"train_events": group.events}) for group in file.row_groups)
-    return file.model_copy(update={"row_groups": groups})
+def _with_more_train(folder: Path, file: UserFile, border: str) -> UserFile:
+    if border == schema.TEST and file.role == schema.TEST:
+        return file
+    before = [group.events for group in file.row_groups] if border == schema.END else _before_test(folder / file.name)
+    if len(before) != len(file.row_groups):
+        raise DataError(f"{folder / file.name}: not what the manifest says. Prepare the dataset again.")
+    groups = tuple(
+        group.model_copy(update={"train_events": events}) for group, events in zip(file.row_groups, before, strict=True)
+    )
+    role = schema.ALL if file.role == schema.ALL else schema.TRAIN
+    return file.model_copy(update={"row_groups": groups, "role": role})
+
+
+def _before_test(path: Path) -> list[int]:
+    """Events before test in each row group. The file is not hashed here: every worker asks this of all files, and what it then
+    reads to train on is held against its hash and these sums."""
+    try:
+        parquet = pq.ParquetFile(path)
+        groups = range(parquet.num_row_groups)
+        return [_sum(parquet.read_row_group(group, columns=[schema.TEST_FROM]).column(0)) for group in groups]
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
 
 
 def _check_once(path: Path, file: UserFile) -> None:

@@ -24,7 +24,7 @@ OF_A_RUN = {runs.CONFIG, runs.ENVIRONMENT, runs.METRICS, runs.PROGRESS, runs.RES
 
 
 class Asked(BaseModel):
-    """config.json: what was to be trained, and on what. A refit trains `refit_epochs` and measures nothing."""
+    """config.json: what was to be trained, and on what. A refit trains `refit_epochs`, and measures test at most."""
 
     dataset: str
     fingerprint: str

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cluster.task import USUAL
 from recsys import __version__
 from recsys.config import Config
 from recsys.data.dataset import DatasetManifest
@@ -38,13 +39,18 @@ def run_folder(config: Config, name: str) -> Path:
 
 
 def default_name(
-    manifest: DatasetManifest, config: Config, refit_epochs: int | None = None, begun_from: Path | None = None
+    manifest: DatasetManifest,
+    config: Config,
+    refit_epochs: int | None = None,
+    begun_from: Path | None = None,
+    unusual: Mapping[str, Any] | None = None,
 ) -> str:
     """`<model>-<8 hex>` of what decides the result: the dataset, and every setting but the cluster's.
 
-    So the same command finds its own run again, with whatever number of workers.
+    So the same command finds its own run again, with whatever number of workers. unusual: what `task.unusual` gives.
     """
     decisive = {"dataset": manifest.fingerprint, "refit": refit_epochs, **config.model_dump(mode="json", exclude={"cluster"})}
+    decisive |= unusual or {}
     if begun_from is not None:
         decisive["begun_from"] = begun_from.name
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -66,6 +72,7 @@ def claim(
     config: Config,
     refit_epochs: int | None,
     begun_from: Path | None = None,
+    unusual: Mapping[str, Any] | None = None,
 ) -> Before:
     """Make the run folder and note in it what is trained, or find there what an earlier start of the same has left.
 
@@ -73,6 +80,7 @@ def claim(
     """
     told = {"dataset": str(dataset), "fingerprint": manifest.fingerprint, "refit_epochs": refit_epochs}
     told["begun_from"] = str(begun_from) if begun_from else None
+    told |= unusual or {}
     saved = read_json(folder / CONFIG)
     if saved is not None:
         _refuse_another(folder, saved, told, config)
@@ -181,6 +189,14 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return read_lines(folder / METRICS)
 
 
+def learning_rates(folder: Path, epochs: int) -> tuple[float, ...]:
+    """Of the first epochs of a run. Raises DataError where its metrics.jsonl does not tell them."""
+    rates = {row["epoch"]: row["learning_rate"] for row in read_rows(folder) if "learning_rate" in row}
+    if not rates.keys() >= set(range(1, epochs + 1)):
+        raise DataError(f"{folder / METRICS}: does not tell the learning rates of {epochs} epochs. Train this run again.")
+    return tuple(rates[epoch] for epoch in range(1, epochs + 1))
+
+
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Replace metrics.jsonl."""
     staged = folder / f".{METRICS}"
@@ -202,8 +218,9 @@ def _software() -> dict[str, Any]:
 def _refuse_another(folder: Path, saved: dict[str, Any], told: dict[str, Any], config: Config) -> None:
     from recsys.training.checkpoint import differences  # it loads torch, which looking at runs can do without
 
-    decisive = ("fingerprint", "refit_epochs", "begun_from")
-    changed = [f"{name}: {saved.get(name)} → {told[name]}" for name in decisive if saved.get(name) != told[name]]
+    decisive = dict.fromkeys(("fingerprint", "refit_epochs", "begun_from")) | USUAL
+    pairs = {name: (saved.get(name, usual), told.get(name, usual)) for name, usual in decisive.items()}
+    changed = [f"{name}: {before} → {now}" for name, (before, now) in pairs.items() if before != now]
     changed += differences(saved["config"], config)
     if changed:
         raise ConfigError(

@@ -23,7 +23,7 @@ from cluster.held import HeldShards, ahead_room, fit_in_memory
 from cluster.samples import cache_folder
 from cluster.task import Task
 from recsys.data import schema
-from recsys.data.dataset import UserFile, check_file, read_items, read_manifest
+from recsys.data.dataset import UserFile, read_manifest
 from recsys.data.histories import Histories, Pairs
 from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_sizes
 from recsys.evaluation import ranking
@@ -64,10 +64,9 @@ class Share:
             task.config.train, device=ray.train.torch.get_device(), workers_on_host=self.workers_on_host
         )
         self.manifest = read_manifest(task.dataset)
-        self.refits = task.refit_epochs is not None
-        self.validates = not self.refits and self.manifest.segments[schema.VALID] > 0
-        self.tests = not self.refits and self.manifest.segments[schema.TEST] > 0
-        self.planned = reading.everything_trains(self.manifest) if self.refits else self.manifest
+        self.validates = task.border == schema.VALID and self.manifest.segments[schema.VALID] > 0
+        self.tests = task.measure_test and task.border != schema.END and self.manifest.segments[schema.TEST] > 0
+        self.planned = reading.trained_until(task.dataset, self.manifest, task.border)
         self.alive: Callable[[], None] = lambda: None
         self._begun: tuple[tuple[int, tuple[Leg, ...]], Epoch] | None = None
 
@@ -193,7 +192,7 @@ class Share:
     def source(self, whole_rows: bool) -> tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]:
         """Where this worker's epochs come from, and what reads them: its memory where its shards fit, else Ray Data."""
         cluster = self.config.cluster
-        reads: dict[str, Any] = {"whole_rows": whole_rows, "everything": self.refits}
+        reads: dict[str, Any] = {"whole_rows": whole_rows, "border": self.task.border}
         holds = fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows)
         readers = cluster.readers_on(self.hardware.threads)
         room = ahead_room(memory().free, None if holds else cluster.object_store_bytes, self.workers_on_host)
@@ -211,7 +210,7 @@ class Share:
         for file in self.files:
             # The model never trained on users held out by a split by user: their vectors come as they do when served.
             vectors = folded_in(model, self.catalogue.item_counts) if file.role in (schema.VALID, schema.TEST) else None
-            for histories in reading.stream_histories(self.task.dataset, file):
+            for histories in reading.stream_histories(self.task.dataset, file, self.task.border):
                 sums = sums + self._rank(model, histories, segment, vectors)
                 self.alive()
         return sums.over_ranks()
@@ -231,12 +230,7 @@ class Share:
 
     def _item_counts(self) -> NDArray[np.int64]:
         """[N] events that are trained on, of all workers."""
-        check_file(self.task.dataset / schema.ITEMS_FILE, self.manifest.items_size, self.manifest.items_sha256)
-        if not self.refits:
-            counts: NDArray[np.int64] = read_items(self.task.dataset).column(schema.COUNT).to_numpy()
+        counts = reading.item_counts(self.task.dataset, self.manifest, self.files, self.task.border)
+        if self.task.border == schema.VALID:
             return counts
-        counts = np.zeros(self.manifest.items, np.int64)
-        for file in self.files:
-            for histories in reading.stream_histories(self.task.dataset, file):
-                counts += np.bincount(histories.item, minlength=len(counts))
         return collective.sum_over_ranks(torch.from_numpy(counts)).numpy()

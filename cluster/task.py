@@ -2,15 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from recsys.config import Config
+from recsys.data import schema
+
+RefitUntil = Literal["test", "end"]
+
+# What a run may be asked beyond the usual, and what is meant where its config.json does not say.
+USUAL: dict[str, Any] = {"refit_until": "end", "refit_rates": None, "measure_test": True}
 
 
 @dataclass(frozen=True)
 class Task:
     """Paths are absolute, for workers run in folders of their own.
 
-    refit_epochs: train on all segments for so many epochs, without validation. begin_from: the folder of a finished run.
+    refit_epochs: train for so many epochs, without validation, on what is before `refit_until`: train and validation (`test`)
+    or all segments (`end`). refit_rates: the learning rate of each of these epochs; unset: the config's. measure_test: whether
+    the result says what the model is worth on test, if it has not learnt from it. begin_from: the folder of a finished run.
     """
 
     dataset: Path
@@ -19,8 +28,22 @@ class Task:
     reader_cpus: float = 1
     refit_epochs: int | None = None
     begin_from: Path | None = None
+    refit_until: RefitUntil = "end"
+    refit_rates: tuple[float, ...] | None = None
+    measure_test: bool = True
 
     @property
     def epochs(self) -> int:
         """Most epochs to train."""
         return self.config.train.epochs if self.refit_epochs is None else self.refit_epochs
+
+    @property
+    def border(self) -> str:
+        """What is trained on ends here: valid, test or end."""
+        return schema.VALID if self.refit_epochs is None else self.refit_until
+
+
+def unusual(**asked: Any) -> dict[str, Any]:
+    """Of the keys of USUAL those that are asked otherwise, as JSON has them: they make a run another run."""
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+    return {name: value for name, value in told.items() if value != USUAL[name]}

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session
-from cluster.task import Task
+from cluster.task import RefitUntil, Task, unusual
 from recsys.config import MODEL_NAMES, RANKING_METRICS, Config, check_model
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
@@ -60,6 +60,9 @@ def train(
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
     refit_epochs: int | None = None,
+    refit_until: RefitUntil = "end",
+    refit_rates: Sequence[float] | None = None,
+    measure_test: bool = True,
     begin_from: Path | None = None,
 ) -> RunResult:
     """Train on a dataset folder and leave a run folder under `config.cluster.storage`.
@@ -67,9 +70,11 @@ def train(
     The same call again goes on where an earlier one was stopped, or returns its result if it had finished.
 
     name: of the run; unset: by model, dataset and settings. on_epoch: told each row of metrics.jsonl as it comes.
-    on_step: told (epoch, step, steps) now and then. on_note: told what people should know, in words. refit_epochs: train on
-    all segments for so many epochs, measuring nothing. begin_from: a finished run, of another dataset as a rule, whose rows of
-    users and items that are in this one, too, are begun with.
+    on_step: told (epoch, step, steps) now and then. on_note: told what people should know, in words. refit_epochs: train
+    for so many epochs, without validation: on all segments, or with refit_until = "test" on those before test, which is then
+    measured. refit_rates: the learning rate of each of these epochs, as of the run that chose how many (`runs.learning_rates`).
+    measure_test: False leaves test alone. begin_from: a finished run, of another dataset as a rule, whose rows of users and
+    items that are in this one, too, are begun with.
     Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or RecsysError
     where another process trains this run, or training failed more often than `cluster.max_failures`.
     """
@@ -78,19 +83,22 @@ def train(
     manifest = read_manifest(dataset)
     check(manifest, config, dataset)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
-    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
+    rates = None if refit_rates is None else tuple(refit_rates)
+    more = unusual(refit_until=refit_until, refit_rates=rates, measure_test=measure_test)
+    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from, more))
     if begin_from is not None and not (folder / runs.CONFIG).exists():  # else it began before
         from cluster import warm
 
         warm.check(begin_from, dataset, config)
     with runs.held(folder), ThreadPoolExecutor(1) as aside:
-        before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
+        before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from, more)
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
         if not before.finished:
             workers = "1 worker" if config.cluster.most_workers == 1 else f"{config.cluster.most_workers} workers"
             watch.note(f"Run {folder}: starting Ray and {workers}, which takes a while.")
             with session(config.cluster, only_trains=True):
-                _run(Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from), watch)
+                asked = (refit_epochs, begin_from, refit_until, rates, measure_test)
+                _run(Task(dataset, folder, config, reader_cpus(config.cluster), *asked), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
         elif not (folder / runs.CURVES).exists():  # the start before was killed before it had drawn them
             _draw(folder, config, watch)

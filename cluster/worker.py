@@ -20,6 +20,7 @@ from recsys.training.averaging import averaged
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare, distribute, train_epoch
 from recsys.training.negatives import Negatives
+from recsys.training.stopping import set_rate
 from recsys.training.utilisation import Utilisation
 
 
@@ -94,6 +95,8 @@ def _run_epoch(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any
 
 def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dict[str, Any]:
     config, number, before = share.config, state.epoch, state.so_far
+    if share.task.refit_rates is not None:
+        set_rate(state.optimizers, share.task.refit_rates[number])
     epoch = share.epoch(number, state.legs, bare(state.model).batch)
     learns_order, busy = config.model.loss != "mse", Utilisation(share.hardware)
     if keeper is not None:
@@ -135,7 +138,7 @@ def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dic
 
 
 def _finish(share: Share, model: Any, state: TrainState | None) -> None:
-    """Measure the restored best epoch on test, once, and leave the result; `result.json` comes last."""
+    """Measure the restored best epoch on test, once, if that is asked; leave the result: `result.json` comes last."""
     rows = state.history if state else []
     valid = share.evaluate(model, schema.VALID) if share.validates else None
     test = share.evaluate(model, schema.TEST) if share.tests else None
@@ -172,6 +175,7 @@ def _result(share: Share, state: TrainState | None, valid: RankingSums | None, t
         "model": share.config.model.name,
         "config": share.config.model_dump(mode="json"),
         "refit": share.task.refit_epochs is not None,
+        "trained_until": share.task.border,
         "epochs": epochs,
         "best_epoch": state.stopping.best_epoch + 1 if state and state.stopping.best_epoch >= 0 else epochs,
         "metrics": valid.metrics() if valid else {},

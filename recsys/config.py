@@ -326,10 +326,20 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = (), base: d
         _merge(values, _read_toml(path), where=str(path))
     for override in overrides:
         _merge(values, _parse_override(override), where=f"--set {override}")
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+    return _validated(values)
+
+
+def config_of(sections: dict[str, Any], where: str) -> Config:
+    """Settings from tables that are read already, as `load_config` takes them from a file; `where` stands in the errors."""
+    values: dict[str, Any] = {}
+    _merge(values, sections, where)
+    return _validated(values)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for a name that is not known: the one that was meant, or all there are."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
 
 
 def describe(config: Config) -> Iterator[tuple[str, str, Any, str]]:
@@ -338,6 +348,13 @@ def describe(config: Config) -> Iterator[tuple[str, str, Any, str]]:
         section = getattr(config, section_name)
         for key, field in type(section).model_fields.items():
             yield section_name, key, getattr(section, key), field.description or ""
+
+
+def _validated(values: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -373,21 +390,16 @@ def _merge(values: dict[str, Any], more: dict[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: {section} is a section; write {section}.key = value.")
         for key, value in keys.items():
             if key not in fields:
-                raise ConfigError(f"{where}: no setting {section}.{key}.{_nearest(key, list(fields))}")
+                raise ConfigError(f"{where}: no setting {section}.{key}.{nearest(key, list(fields))}")
             values.setdefault(section, {})[key] = None if value == "none" else value  # TOML has no null
 
 
 def setting_fields(section: str, where: str) -> dict[str, FieldInfo]:
     """The settings of a section by name. where: what names it. Raises ConfigError with the nearest name for no section."""
     if section not in Config.model_fields:
-        raise ConfigError(f"{where}: no section {section}.{_nearest(section, list(Config.model_fields))}")
+        raise ConfigError(f"{where}: no section {section}.{nearest(section, list(Config.model_fields))}")
     fields: dict[str, FieldInfo] = type(getattr(Config(), section)).model_fields
     return fields
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
 
 
 def _explain(error: ValidationError) -> str:

@@ -121,6 +121,13 @@ class Histories:
         last = {"valid": self.bounds(schema.TRAIN)[1], "test": self.bounds(schema.VALID)[1], "end": self.offsets[1:]}
         return self._cut(self.offsets[:-1], last[known])
 
+    def trained_until(self, border: str) -> "Histories":
+        """The same events, as if train reached to validation (`valid`, as they are), to test (`test`) or over all (`end`)."""
+        if border == schema.VALID:
+            return self
+        ends = self.test_from if border == schema.TEST else self.lengths.astype(np.int32)
+        return replace(self, valid_from=ends, test_from=np.maximum(self.test_from, ends))
+
     def take(self, rows: NDArray[Any]) -> "Histories":
         """The histories of some rows, in that order. rows: integers or a mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows

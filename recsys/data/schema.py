@@ -22,6 +22,7 @@ COUNT = "count"
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 SEGMENTS = (TRAIN, VALID, TEST)
+END = "end"  # behind the last segment, where VALID and TEST name the borders before them
 ALL = "all"
 ROLES = (ALL, TRAIN, VALID, TEST)
 

@@ -46,6 +46,13 @@ class EarlyStopping:
         self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
 
 
+def set_rate(optimizers: Sequence[Optimizer], rate: float) -> None:
+    """Set the step size of all parameters: of an epoch that repeats how an earlier run slowed down."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
 def plateau_schedulers(optimizers: Sequence[Optimizer], config: TrainConfig) -> list[ReduceLROnPlateau]:
     """One for each optimizer: call `step(value of config.metric)` after each epoch."""
     mode = "min" if config.metric in LOWER_IS_BETTER else "max"

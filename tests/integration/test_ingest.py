@@ -103,12 +103,12 @@ def test_a_user_with_more_events_than_the_window_is_used_once(tmp_path):
 
 
 @pytest.mark.parametrize("whole_rows", [False, True], ids=["events", "rows"])
-@pytest.mark.parametrize("everything", [False, True], ids=["train", "everything"])
-def test_epochs_from_memory_are_those_that_ray_data_streams(dataset, whole_rows, everything):
+@pytest.mark.parametrize("border", ["valid", "test", "end"])
+def test_epochs_from_memory_are_those_that_ray_data_streams(dataset, whole_rows, border):
     """Two epochs of them: while the shards are read into memory, and when they are there."""
     folder, manifest = dataset
-    planned = reading.everything_trains(manifest) if everything else manifest
-    reads = {"readers": 2, "prefetch": 1, "whole_rows": whole_rows, "everything": everything}
+    planned = reading.trained_until(folder, manifest, border)
+    reads = {"readers": 2, "prefetch": 1, "whole_rows": whole_rows, "border": border}
     held = HeldShards(folder / "users", planned.user_files, planned.user_files, **reads)
     for epoch in range(2):
         entries = plan_of(planned, 1, epoch).ranks[0]
@@ -162,12 +162,13 @@ def test_a_file_exchanged_for_a_shorter_one_between_epochs_stops_the_run(tmp_pat
         batches_of((folder, manifest), 1, 0, epoch=1)
 
 
-def test_everything_trains_when_a_model_is_fitted_again_before_publishing(dataset):
+@pytest.mark.parametrize("border", ["test", "end"])
+def test_what_is_before_a_border_trains_when_a_model_is_fitted_again(dataset, border):
     folder, manifest = dataset
-    whole = reading.everything_trains(manifest)
+    whole = reading.trained_until(folder, manifest, border)
     plan = plan_of(whole, 1)
-    tables = list(ingest.macro_batches(folder, whole, plan.ranks[0], readers=2, prefetch=1, everything=True))
-    assert sum(map(len, tables)) == len(HISTORIES.item) == plan.events(0)
+    tables = list(ingest.macro_batches(folder, whole, plan.ranks[0], readers=2, prefetch=1, border=border))
+    assert sum(map(len, tables)) == len(HISTORIES.until(border).item) == plan.events(0)
 
 
 def test_a_manifest_that_promises_more_events_than_there_are_is_refused(dataset):

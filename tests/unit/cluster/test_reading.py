@@ -52,6 +52,43 @@ def test_pairs_are_the_train_segments_permuted_by_the_seed(dataset):
     assert one.equals(again) and not one.equals(other)
 
 
+@pytest.mark.parametrize("whole_rows", [False, True], ids=["events", "rows"])
+@pytest.mark.parametrize("border", ["test", "end"])
+def test_a_refit_reads_everything_before_its_border_and_nothing_behind_it(dataset, border, whole_rows):
+    folder, manifest = dataset
+    planned = reading.trained_until(folder.parent, manifest, border)
+    before = HISTORIES.until(border)
+    told = sum(group.train_events for file in planned.user_files for group in file.row_groups)
+    assert told == len(before.item) > len(HISTORIES.segment("train").item)
+    found = read((folder, planned), border=border, whole_rows=whole_rows)
+    if whole_rows:
+        histories = next(ingest.history_parts(iter([found])))
+        places = np.argsort(histories.user)
+        assert histories.take(places).item.tolist() == before.item.tolist()
+    else:
+        pairs = before.pairs()
+        assert as_set(found) == sorted(zip(pairs.user.tolist(), pairs.item.tolist(), pairs.rating.tolist(), strict=True))
+    counts = reading.item_counts(folder.parent, manifest, planned.user_files, border)
+    assert counts.tolist() == np.bincount(before.item, minlength=manifest.items).tolist()
+
+
+def test_users_held_out_for_test_stay_untrained_in_a_refit_up_to_test(tmp_path):
+    roles = ["train"] * 20 + ["valid"] * 20 + ["test"] * 20
+    held = replace(HISTORIES, test_from=np.where(np.arange(60) < 40, HISTORIES.lengths, HISTORIES.valid_from).astype(np.int32))
+    manifest = write_dataset(tmp_path / "dataset", held, shards=1, roles=roles)
+    planned = reading.trained_until(tmp_path / "dataset", manifest, "test")
+    assert {file.name.split("-")[0]: file.role for file in planned.user_files} == {
+        "train": "train",
+        "valid": "train",
+        "test": "test",
+    }
+    counts = reading.item_counts(tmp_path / "dataset", manifest, planned.user_files, "test")
+    assert counts.tolist() == np.bincount(held.take(np.arange(40)).item, minlength=manifest.items).tolist()
+    assert sum(file.train_events for file in planned.user_files) == counts.sum()
+    whole = reading.trained_until(tmp_path / "dataset", manifest, "end")
+    assert sum(file.train_events for file in whole.user_files) == manifest.events
+
+
 def test_what_is_left_of_a_macro_batch_comes_in_its_old_order_from_the_groups_that_are_ours(dataset):
     folder, manifest = dataset
     files = {file.name: file for file in manifest.user_files}
@@ -103,7 +140,7 @@ def test_a_task_hands_an_error_on_as_text(dataset, tmp_path):
     files = {file.name: file for file in manifest.user_files}
     entry = entry_of([(manifest.user_files[0].name, 0)])
     told = reading.read_planned(
-        pa.Table.from_pylist([reading.as_row(entry)]), tmp_path, files, whole_rows=False, everything=False
+        pa.Table.from_pylist([reading.as_row(entry)]), tmp_path, files, whole_rows=False, border="valid"
     )
     assert told.column_names == [reading.ERROR] and manifest.user_files[0].name in told.column(reading.ERROR)[0].as_py()
 

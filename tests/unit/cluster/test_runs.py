@@ -10,6 +10,7 @@ import pytest
 from cluster import runs
 from cluster.held import ahead_room
 from cluster.own_errors import own_error
+from cluster.task import unusual
 from cluster.trainer import _check, _draw, _Watch
 from recsys.config import MACRO_BATCH_BYTES, MODEL_NAMES, RANKING_METRICS, ClusterConfig, Config, load_config
 from recsys.errors import ConfigError, DataError, RecsysError
@@ -163,3 +164,23 @@ def test_the_projects_error_is_found_inside_rays():
     found = own_error(WrapperError(DataError("users/all-00003.parquet: missing")))
     assert isinstance(found, DataError) and "all-00003" in str(found)
     assert own_error(WrapperError(ValueError("other"))) is None
+
+
+def test_what_is_asked_beyond_the_usual_makes_another_run(tmp_path, manifest):
+    usual = unusual(refit_until="end", refit_rates=None, measure_test=True)
+    assert usual == {} and runs.default_name(manifest, Config(), 3) == runs.default_name(manifest, Config(), 3, unusual=usual)
+    asked = [{"refit_until": "test"}, {"refit_rates": (0.1, 0.01, 0.01)}, {"measure_test": False}]
+    names = {runs.default_name(manifest, Config(), 3, unusual=unusual(**each)) for each in [{}, *asked]}
+    assert len(names) == 4
+    rates = unusual(refit_rates=(0.1, 0.05))
+    runs.claim(tmp_path / "run", tmp_path / "dataset", manifest, Config(), 2, None, rates)
+    runs.claim(tmp_path / "run", tmp_path / "dataset", manifest, Config(), 2, None, rates)  # the same command goes on
+    with pytest.raises(ConfigError, match=r"refit_rates: \[0\.1, 0\.05\] → None"):
+        runs.claim(tmp_path / "run", tmp_path / "dataset", manifest, Config(), 2)
+
+
+def test_learning_rates_are_those_of_the_epochs_asked_for(tmp_path):
+    runs.write_rows(tmp_path, [{"epoch": epoch, "learning_rate": 1 / epoch} for epoch in (1, 2, 3)])
+    assert runs.learning_rates(tmp_path, 2) == (1.0, 0.5)
+    with pytest.raises(DataError, match=r"metrics\.jsonl: does not tell the learning rates of 4 epochs"):
+        runs.learning_rates(tmp_path, 4)

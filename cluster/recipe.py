@@ -1,0 +1,184 @@
+"""Recipes: how a published figure is made again, as TOML. One a figure, under recipes/."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys.config import MODEL_NAMES, RANKING_METRICS, Config, check_model, config_of, nearest
+from recsys.errors import ConfigError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+LOWER_IS_BETTER = ("rmse", "mae")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RecipeSource(_Part):
+    """Which raw data, where it comes from, and how it is known to be the same."""
+
+    file: str = Field(pattern=r"^[^/\\]+$")
+    """Archive under $RECSYS_DATA; if it ends in .zip, a folder of that name without .zip will do."""
+    inside: str | None = None
+    """The one file that is prepared, by its path in the folder; unset: the folder."""
+    files: dict[str, Sha256] = Field(min_length=1)
+    """SHA-256 of the files that are learnt from and scored, whatever they come in."""
+    url: str | None = Field(None, pattern=r"^https?://")
+    """Where the archive can be downloaded."""
+    sha256: Sha256 | None = None
+    """Of the archive at `url`."""
+    published: str
+    """Where people find it."""
+    licence: str
+    citation: str
+
+    @model_validator(mode="after")
+    def _download_is_checked(self) -> "RecipeSource":
+        if (self.url is None) != (self.sha256 is None):
+            raise ValueError("url and sha256 go together: a download is held against its hash")
+        return self
+
+
+class Goal(_Part):
+    """What the mean over seeds should reach."""
+
+    metric: str
+    must: float
+    stretch: float | None = None
+
+    def reached(self, value: float, wanted: float) -> bool:
+        """Whether a value is as good as one that is wanted."""
+        return value <= wanted if self.metric in LOWER_IS_BETTER else value >= wanted
+
+
+class Published(_Part):
+    """A row of somebody's table, made by the same protocol."""
+
+    model: str
+    figures: dict[str, float] = Field(min_length=1)
+    source: str
+
+
+class Recipe(_Part):
+    """What a recipe's file says. config: its sections [data], [model], [train], [index], [cluster], merged like any config."""
+
+    name: str
+    title: str
+    about: str = ""
+    """What a reader of the page should know of the protocol."""
+    source: RecipeSource
+    protocol: Literal["full", "negatives"] = "full"
+    """As of `recsys evaluate`: every trained item is ranked, or the items stored with the test."""
+    metrics: tuple[str, ...] = Field(min_length=1)
+    """Metrics that are shown."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
+    folds: tuple[str, ...] = ()
+    """Values of data.fold, each prepared apart; a figure is then the mean over them."""
+    goal: Goal | None = None
+    published: tuple[Published, ...] = ()
+    config: Config
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Recipe":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed stands there twice")
+        known = [name for row in self.published for name in row.figures] + ([self.goal.metric] if self.goal else [])
+        if unknown := [name for name in known if name not in self.metrics]:
+            raise ValueError(f"{unknown[0]} is not among the metrics that are shown")
+        if unmeasured := [name for name in self.metrics if not _is_measured(name, self.config)]:
+            raise ValueError(f"{unmeasured[0]} is not measured of model.loss = {self.config.model.loss}")
+        return self
+
+    @property
+    def trials(self) -> tuple[tuple[int, str | None], ...]:
+        """Every (seed, fold)."""
+        return tuple((seed, fold) for seed in self.seeds for fold in self.folds or (None,))
+
+    def settings(self, seed: int, fold: str | None, storage: Path) -> Config:
+        """Those of one trial. A seed changes what is drawn in training, never the split."""
+        ks = {int(name.partition("@")[2]) for name in self.metrics if "@" in name}
+        train = {"seed": seed, "metric_ks": tuple(sorted({*self.config.train.metric_ks, *ks}))}
+        changed = {
+            "data": self.config.data.model_copy(update={"fold": fold} if fold else {}),
+            "train": self.config.train.model_copy(update=train),
+            "cluster": self.config.cluster.model_copy(update={"storage": str(storage)}),
+        }
+        return self.config.model_copy(update=changed)
+
+    def changed(self) -> dict[str, Any]:
+        """Settings that are not what the model has by default, by section.key."""
+        told = self.config.model_dump(mode="json")
+        usual = Config.model_validate({"model": {"name": self.config.model.name}}).model_dump(mode="json")
+        usual["model"]["name"] = None
+        return {
+            f"{section}.{key}": value
+            for section, keys in told.items()
+            for key, value in keys.items()
+            if value != usual[section][key]
+        }
+
+
+def all_recipes(folder: Path = RECIPES) -> list[Recipe]:
+    """Every recipe of a folder, by name."""
+    return [read_recipe(path) for path in sorted(folder.glob("*.toml"))]
+
+
+def find_recipe(asked: str, folder: Path = RECIPES) -> Recipe:
+    """A recipe by its name, or by the path of its file. Raises ConfigError with the nearest name where there is none."""
+    if asked.endswith(".toml"):
+        return read_recipe(Path(asked))
+    path = folder / f"{asked}.toml"
+    if not path.is_file():
+        names = [path.stem for path in sorted(folder.glob("*.toml"))]
+        hint = nearest(asked, names) if names else f" {folder} holds none: give the path of a file."
+        raise ConfigError(f"{asked}: no such recipe.{hint}")
+    return read_recipe(path)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe's file. Raises ConfigError with the nearest name for an unknown key, or with what a value should be."""
+    try:
+        told = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). `recsys reproduce --list` shows the recipes.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}.") from None
+    sections = {name: told.pop(name) for name in Config.model_fields if name in told}
+    known = [name for name in Recipe.model_fields if name not in ("name", "config")]
+    for name in told:
+        if name not in known:
+            raise ConfigError(f"{path}: no key {name}.{nearest(name, [*known, *Config.model_fields])}")
+    config = config_of(sections, str(path))
+    _check_model(path, config)
+    try:
+        return Recipe.model_validate({**told, "name": path.stem, "config": config})
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def _check_model(path: Path, config: Config) -> None:
+    trainable = [name for name in MODEL_NAMES if name != "popularity"]  # which stands beside every figure
+    if config.model.name not in trainable:
+        raise ConfigError(f"{path}: model.name = {config.model.name!r}: no such model.{nearest(config.model.name, trainable)}")
+    check_model(config.model)
+
+
+def _is_measured(metric: str, config: Config) -> bool:
+    name, at, k = metric.partition("@")
+    if metric in LOWER_IS_BETTER:
+        return config.model.loss == "mse"
+    return name in RANKING_METRICS and bool(at) and k.isdigit() and int(k) > 0
+
+
+def _explain(error: ValidationError) -> str:
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key is also a missing one
+    *parents, name = [str(part) for part in first["loc"]] or ["recipe"]
+    if first["type"] == "extra_forbidden":
+        parts: dict[str, type[BaseModel]] = {"source": RecipeSource, "goal": Goal, "published": Published}
+        return f"no key {'.'.join([*parents, name])}.{nearest(name, list(parts[parents[0]].model_fields))}"
+    return f"{'.'.join([*parents, name])}: {first['msg'].lower()}."

@@ -1,0 +1,139 @@
+"""`recsys reproduce`: a recipe's figures made again, for every seed and fold.
+
+prepare → train, which chooses the epoch on validation → refit on train and validation → score test, once. No training here
+measures test: it is read when a refit is done and nothing is left to choose. What is finished is not done again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import evaluate_report, runs
+from cluster.evaluate import evaluate
+from cluster.pipeline import Watcher
+from cluster.prepare import prepare
+from cluster.recipe import Recipe
+from cluster.recipe_source import find_source
+from cluster.session import session
+from cluster.trainer import RunResult, train
+from recsys.config import Config
+from recsys.data import schema
+from recsys.data.dataset import DatasetManifest
+from recsys.errors import ConfigError, DataError
+from recsys.training import machine
+
+STAGE = "reproduce: trials"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset of a recipe: of one of its folds, or the only one."""
+
+    folder: Path
+    manifest: DatasetManifest
+
+
+def reproduce(recipe: Recipe, work: Path, watcher: Watcher, seeds: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """Make what is missing of some seeds (unset: all the recipe's), under `<work>/<recipe>`. Returns all trials that are done,
+    those of other seeds too, in the recipe's order: each what `trials/<name>.json` says.
+
+    Raises what preparing, training and evaluating raise, ConfigError for a seed that the recipe has not.
+    """
+    if unknown := [seed for seed in seeds or () if seed not in recipe.seeds]:
+        raise ConfigError(f"--seeds {unknown[0]}: {recipe.name} has the seeds {', '.join(map(str, recipe.seeds))}.")
+    source, folder = find_source(recipe.source, watcher.stage), work / recipe.name
+    wanted = [trial for trial in recipe.trials if seeds is None or trial[0] in seeds]
+    with session(recipe.config.cluster):
+        datasets = {fold: _prepared(recipe, source, folder, fold, watcher) for _, fold in recipe.trials}
+        for place, (seed, fold) in enumerate(wanted):
+            watcher.stage(STAGE, place, len(wanted))
+            _Trial(recipe, folder, seed, fold, datasets[fold], watcher, f"{place + 1} of {len(wanted)}").make()
+        watcher.stage(STAGE, len(wanted), len(wanted))
+    trials = (_Trial(recipe, folder, seed, fold, datasets[fold], watcher, "") for seed, fold in recipe.trials)
+    return [done for trial in trials if (done := trial.done()) is not None]
+
+
+def _prepared(recipe: Recipe, source: str, folder: Path, fold: str | None, watcher: Watcher) -> Prepared:
+    dataset = folder / (f"dataset-{fold}" if fold else "dataset")
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = prepare([source], dataset, recipe.settings(0, fold, folder), watcher.stage)
+    for segment in (schema.VALID, schema.TEST):
+        if not manifest.segments[segment]:
+            raise DataError(f"{dataset}: no events held out for {segment}. Mend [data] of the recipe {recipe.name}.")
+    return Prepared(dataset, manifest)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One seed on one dataset."""
+
+    recipe: Recipe
+    folder: Path
+    seed: int
+    fold: str | None
+    data: Prepared
+    watcher: Watcher
+    which: str
+
+    @property
+    def config(self) -> Config:
+        return self.recipe.settings(self.seed, self.fold, self.folder / "runs")
+
+    @property
+    def path(self) -> Path:
+        """Named by what the choosing run is named by, and by what is then asked of test."""
+        name = runs.default_name(self.data.manifest, self.config, unusual={"measure_test": False})
+        return self.folder / "trials" / f"{name}-{self.recipe.protocol}.json"
+
+    def done(self) -> dict[str, Any] | None:
+        """What came of it; None before."""
+        return runs.read_json(self.path)
+
+    def make(self) -> None:
+        """Choose, refit and score, if that has not been done."""
+        if self.done() is not None:
+            return
+        self._say("choosing on validation")
+        chosen = self._train()
+        self._say(f"refit on train and validation, {chosen.best_epoch} epochs")
+        rates = runs.learning_rates(chosen.folder, chosen.best_epoch)
+        refit = self._train(refit_epochs=chosen.best_epoch, refit_until="test", refit_rates=rates)
+        found = evaluate(refit.folder, protocol=self.recipe.protocol, segment=schema.TEST, progress=self.watcher.stage)
+        report = {name: told for name, told in evaluate_report.as_json(found).items() if name != found.kind}
+        self.path.parent.mkdir(exist_ok=True)
+        runs.write_json(self.path, self._told(chosen, refit, report))
+        figures = ", ".join(f"{name} {report['metrics'][name]['value']:.4f}" for name in self.recipe.metrics)
+        self._say(f"test {figures}")
+
+    def _train(self, **refit: Any) -> RunResult:
+        """Never measures test."""
+        told: dict[str, Any] = {"on_epoch": self.watcher.epoch, "on_step": self.watcher.step, "on_note": self.watcher.note}
+        return train(self.data.folder, self.config, measure_test=False, **refit, **told)
+
+    def _say(self, what: str) -> None:
+        fold = f", fold {self.fold}" if self.fold else ""
+        self.watcher.note(f"{self.recipe.name}, seed {self.seed}{fold} ({self.which}): {what}")
+
+    def _told(self, chosen: RunResult, refit: RunResult, report: dict[str, Any]) -> dict[str, Any]:
+        seconds = {"choosing": _seconds(chosen.folder), "refit": _seconds(refit.folder), "scoring": report["seconds"]}
+        found = machine.found()
+        return {
+            "seed": self.seed,
+            "fold": self.fold,
+            "fingerprint": self.data.manifest.fingerprint,
+            "chosen": chosen.folder.name,
+            "refit": refit.folder.name,
+            "epochs": chosen.epochs,
+            "best_epoch": chosen.best_epoch,
+            "validation": chosen.metrics,
+            "test": report,
+            "seconds": seconds,
+            "machine": {"name": found.name, "processor": asdict(found.processor), "memory": found.memory.total},
+            "environment": runs.read_json(refit.folder / runs.ENVIRONMENT),
+        }
+
+
+def _seconds(run: Path) -> float:
+    """Training and validation, whatever it was interrupted by; without the starts of Ray."""
+    return float(sum(row["seconds"] + row["validation_seconds"] for row in runs.read_rows(run)))

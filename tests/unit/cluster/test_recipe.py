@@ -1,0 +1,113 @@
+"""Recipes: every one under recipes/ is whole, and what is misspelt is refused with the nearest name."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cluster.recipe import RECIPES, Goal, all_recipes, find_recipe, read_recipe
+from recsys.config import TrainConfig
+from recsys.errors import ConfigError
+from recsys.models import MODELS
+
+TEXT = f"""
+title = "A recipe"
+metrics = ["hr@7", "ndcg@10"]
+seeds = [3, 4]
+folds = ["u1", "u2"]
+[source]
+file = "x.zip"
+files = {{ "x.csv" = "{"0" * 64}" }}
+published = "nowhere"
+licence = "none"
+citation = "nobody"
+[goal]
+metric = "hr@7"
+must = 0.5
+[[published]]
+model = "theirs"
+figures = {{ "hr@7" = 0.4 }}
+source = "a paper"
+[model]
+name = "sasrec"
+[train]
+epochs = 7
+"""
+
+
+def written(folder: Path, text: str = TEXT) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_is_whole(path):
+    recipe = find_recipe(path.stem)
+    assert recipe.name == path.stem and recipe.config.model.name in MODELS
+    assert len(recipe.seeds) >= 3 and recipe.source.published
+    told = tomllib.loads(path.read_text("utf-8"))
+    assert recipe.config.model.name == told["model"]["name"]
+    metric = recipe.config.train.metric
+    assert metric in recipe.metrics, "chosen on validation by what is shown"
+
+
+def test_there_are_recipes_and_they_come_by_name():
+    names = [recipe.name for recipe in all_recipes()]
+    assert names == sorted(names) and {"ml-1m-sasrec", "ncf-ml-1m-mf", "gowalla-mf", "ml-100k-mse"} <= set(names)
+
+
+def test_sections_are_merged_as_any_config(tmp_path):
+    recipe = read_recipe(written(tmp_path))
+    assert (recipe.config.train.epochs, recipe.config.train.learning_rate) == (7, 0.001)  # set; what suits sasrec
+    assert recipe.changed() == {"model.name": "sasrec", "train.epochs": 7}
+
+
+def test_a_seed_changes_training_and_never_the_split(tmp_path):
+    recipe = read_recipe(written(tmp_path))
+    assert recipe.trials == ((3, "u1"), (3, "u2"), (4, "u1"), (4, "u2"))
+    one, other = (recipe.settings(seed, "u2", tmp_path) for seed in recipe.seeds)
+    assert one.data == other.data and one.data.fold == "u2" and one.data.seed == 0
+    assert (one.train.seed, other.train.seed) == (3, 4) and one.cluster.storage == str(tmp_path)
+    assert one.train.metric_ks == (7, *TrainConfig().metric_ks)  # what is shown is measured
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs = 7", "epoch = 7", r"mine\.toml: no setting train\.epoch\. Did you mean epochs\?"),
+        ("[train]", "[trian]", r"no key trian\. Did you mean train\?"),
+        ("title", "titel", r"no key titel\. Did you mean title\?"),
+        ("must =", "most =", r"no key goal\.most\. Did you mean must\?"),
+        ("licence =", "license =", r"no key source\.license\. Did you mean licence\?"),
+        ("model = ", "modle = ", r"no key published\.0\.modle\. Did you mean model\?"),
+        ('name = "sasrec"', 'name = "sasrek"', r"no such model\. Did you mean sasrec\?"),
+        ('name = "sasrec"', 'name = "popularity"', "no such model"),
+        ('metric = "hr@7"', 'metric = "hr@8"', "hr@8 is not among the metrics"),
+        ('"hr@7" = 0.4', '"rmse" = 0.4', "rmse is not among the metrics"),
+        ('["hr@7", "ndcg@10"]', '["hr@7", "rmse"]', "rmse is not measured of model.loss = softmax"),
+        ("[3, 4]", "[3, 3]", "a seed stands there twice"),
+        ("[3, 4]", "[]", "seeds: "),
+        (f'"{"0" * 64}"', '"00"', r"source\.files\.x\.csv: "),
+        ('file = "x.zip"', 'file = "x.zip"\nurl = "https://example.org/x.zip"', "url and sha256 go together"),
+        ('file = "x.zip"', 'file = "../x.zip"', r"source\.file: "),
+        ("epochs = 7", "epochs = 0", r"train\.epochs = 0"),
+        ("title = ", "title ", "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, old, new, message):
+    assert old in TEXT
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(written(tmp_path, TEXT.replace(old, new, 1)))
+
+
+def test_a_name_that_is_no_recipe_is_told_the_nearest():
+    with pytest.raises(ConfigError, match=r"ml-1m-sasrek: no such recipe\. Did you mean ml-1m-sasrec\?"):
+        find_recipe("ml-1m-sasrek")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        find_recipe("nowhere.toml")
+
+
+def test_of_errors_less_is_better():
+    assert Goal(metric="rmse", must=0.9).reached(0.89, 0.9) and not Goal(metric="rmse", must=0.9).reached(0.91, 0.9)
+    assert Goal(metric="hr@10", must=0.3).reached(0.3, 0.3) and not Goal(metric="hr@10", must=0.3).reached(0.29, 0.3)
