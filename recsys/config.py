@@ -18,18 +18,19 @@ Repeats = Literal["last", "first", "keep"]
 MACRO_BATCH_BYTES = 32
 
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
-MODEL_NAMES = ("popularity", "mf", "sasrec")
+MODEL_NAMES = ("popularity", "mf", "sasrec", "ials")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
 
 # What each model can learn by.
-LOSSES = {"mf": ("softmax", "bpr", "mse"), "sasrec": ("softmax", "gbce")}
+LOSSES = {"mf": ("softmax", "bpr", "mse"), "sasrec": ("softmax", "gbce"), "ials": ("squares",)}
 
 # What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
 SUITED: dict[str, dict[str, dict[str, Any]]] = {
     "sasrec": {
         "model": {"negatives": None},
         "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
-    }
+    },
+    "ials": {"model": {"loss": "squares"}, "train": {"epochs": 16, "patience": 3}},
 }
 
 
@@ -98,11 +99,12 @@ class ModelConfig(Section):
     """What is learnt."""
 
     name: str = "mf"
-    """Which model: popularity, mf or sasrec."""
+    """Which model: popularity, mf, sasrec or ials."""
     dim: int = Field(64, ge=1)
     """Dimensions of a user and an item vector, before biases."""
-    loss: Literal["softmax", "bpr", "gbce", "mse"] = "softmax"
-    """softmax, bpr (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings."""
+    loss: Literal["softmax", "bpr", "gbce", "mse", "squares"] = "softmax"
+    """softmax, bpr (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings; squares
+    (ials) has 1 as the score of what was watched and 0, of a weight, of all else."""
     temperature: float = Field(1.0, gt=0)
     """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15."""
     cosine: bool = False
@@ -130,6 +132,13 @@ class ModelConfig(Section):
     """sasrec: width of the feed-forward layers, as a multiple of dim."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """sasrec: share of what goes in, and of what each half of a block adds, that is left out while training."""
+    unobserved_weight: float = Field(0.1, gt=0)
+    """ials: α, the weight of every pair's square beside an event's 1. Larger shuns more of what was not watched; 0.01 to 1."""
+    ridge: float = Field(0.003, gt=0)
+    """ials: λ, the L2 penalty: times (n + α·others)^frequency_power for a row with n events, others being the rows of the other
+    table."""
+    frequency_power: float = Field(1.0, ge=0, le=1)
+    """ials: ν. 0: one penalty for all rows; 1: in proportion to what pulls at a row, which wants a much smaller ridge."""
     fold_in_ridge: float = Field(10.0, gt=0)
     """Ridge that holds a folded-in vector near the average user."""
     fold_in_target: float = Field(4.0, gt=0)

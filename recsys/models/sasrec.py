@@ -34,6 +34,7 @@ class SASRec(nn.Module):
     At every event the next one is to be told, by softmax over the step's negatives or all trained items, or by gBCE.
     """
 
+    learns: ClassVar[Literal["gradients", "alternating"]] = "gradients"
     batch: ClassVar[type[Histories]] = Histories
     known_user: ClassVar[Literal["table", "history"]] = "history"
     fold_in: ClassVar[Literal["ridge", "onnx"]] = "onnx"
