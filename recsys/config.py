@@ -132,8 +132,9 @@ class ModelConfig(Section):
     """sasrec: width of the feed-forward layers, as a multiple of dim."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """sasrec: share of what goes in, and of what each half of a block adds, that is left out while training."""
-    unobserved_weight: float = Field(0.1, gt=0)
-    """ials: α, the weight of every pair's square beside an event's 1. Larger shuns more of what was not watched; 0.01 to 1."""
+    unobserved_weight: float | None = Field(None, gt=0)
+    """ials: α, the weight of every pair's square beside an event's 1; larger shuns more of what was not watched. Unset: 20
+    times the share of all pairs that have an event."""
     ridge: float = Field(0.003, gt=0)
     """ials: λ, the L2 penalty: times (n + α·others)^frequency_power for a row with n events, others being the rows of the other
     table."""

@@ -35,6 +35,11 @@ class Catalogue:
         """Items with a train event."""
         return int((self.item_counts > 0).sum())
 
+    @property
+    def density(self) -> float:
+        """Train events over all pairs of a user and an item with a train event."""
+        return float(self.item_counts.sum()) / max(self.users * self.trained, 1)
+
     def log_chance(self) -> NDArray[np.float32]:
         """[N] log of how likely a negative by popularity, or a positive of a batch, is each item."""
         chance = np.maximum(self.item_counts, 1) / max(self.item_counts.sum(), 1)

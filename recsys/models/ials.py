@@ -18,6 +18,10 @@ from recsys.models.owned import RowOfUser, UserRanges
 # Times 1/√dim: of the entries of a vector to begin with, as in Rendle et al., RecSys 2022.
 DEVIATION = 0.1
 
+# Times the density of the events: α where none is set (docs/log.md). Of the authors' own four settings it is near two: .07 where
+# they have .1 (ML20M) and .03 for .02 (MSD), but 1 for .3 (ml-1m) and .05 for .007 (Pinterest).
+UNOBSERVED = 20.0
+
 
 class IALS(nn.Module):
     """score(u, i) = x_u·y_i. With S the events, n how many of them a row has, and α, λ, ν settings, what is least at the end is
@@ -37,6 +41,7 @@ class IALS(nn.Module):
     def __init__(self, config: ModelConfig, catalogue: Catalogue, seed: int) -> None:
         super().__init__()
         self.config, self.trained_items = config, catalogue.trained
+        self.weight = config.unobserved_weight or UNOBSERVED * catalogue.density
         self.owned = UserRanges.of([(0, catalogue.users)]) if catalogue.owned is None else catalogue.owned
         self.row_of_user = RowOfUser(self.owned)
         self.user_table = nn.Parameter(self._initial_users(seed), requires_grad=False)
@@ -62,8 +67,8 @@ class IALS(nn.Module):
     def fold_in_parameters(self) -> dict[str, float]:
         """For `recsys.retrieval.fold_in.fold_in`: exactly what a user's row is solved from."""
         config = self.config
-        frequency = {"power": config.frequency_power, "unseen": config.unobserved_weight * self.trained_items}
-        return {"free": config.dim, "weight": config.unobserved_weight, "ridge": config.ridge, **frequency}
+        frequency = {"power": config.frequency_power, "unseen": self.weight * self.trained_items}
+        return {"free": config.dim, "weight": self.weight, "ridge": config.ridge, **frequency}
 
     def tables(self) -> dict[str, nn.Parameter]:
         """Users' and items'."""
@@ -75,7 +80,7 @@ class IALS(nn.Module):
 
     def _ridge(self, counts: Tensor, others: int) -> Tensor:
         config = self.config
-        return config.ridge * (counts + config.unobserved_weight * others) ** config.frequency_power
+        return config.ridge * (counts + self.weight * others) ** config.frequency_power
 
     def _initial_users(self, seed: int) -> Tensor:
         """Each range by a seed of its own, so that a user begins alike whoever owns him."""

@@ -99,7 +99,7 @@ def _solve(
     values_D, basis = spectrum[0].clamp(min=0).to(table.dtype), spectrum[1].to(table.dtype)
     rotated_CD, loss = fixed @ basis, 0.0
     for first, last in _blocks(table):
-        diagonal_BD = model.config.unobserved_weight * values_D + ridge_R[first:last, None]
+        diagonal_BD = model.weight * values_D + ridge_R[first:last, None]
         begun_BD, block = table[first:last] @ basis, rows.block(first, last)
         solved_BD, part = _conjugate_gradients(block, begun_BD, rotated_CD, diagonal_BD, total, steps, tolerance)
         table[first:last] = solved_BD @ basis.T

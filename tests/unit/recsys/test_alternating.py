@@ -129,3 +129,10 @@ def test_a_worker_without_users_takes_part():
     model = build(config, Catalogue(USERS, ITEMS, COUNTS, owned=UserRanges.of([])), 0)
     assert alternating.train_epoch(model, nobody)[1] == 0
     assert model.item_table.isfinite().all()
+
+
+def test_unset_the_weight_of_what_was_not_watched_is_twenty_times_the_density():
+    config = ModelConfig(name="ials", loss="squares", dim=DIM)
+    model = build(config, Catalogue(USERS, ITEMS, COUNTS), 0)
+    assert model.weight == pytest.approx(20 * WATCHED.sum() / (USERS * (ITEMS - 1)))
+    assert model.fold_in_parameters()["unseen"] == pytest.approx(20 * WATCHED.sum() / USERS)
