@@ -135,9 +135,9 @@ class ModelConfig(Section):
     unobserved_weight: float | None = Field(None, gt=0)
     """ials: α, the weight of every pair's square beside an event's 1; larger shuns more of what was not watched. Unset: 20
     times the share of all pairs that have an event."""
-    ridge: float = Field(0.003, gt=0)
+    ridge: float | None = Field(None, gt=0)
     """ials: λ, the L2 penalty: times (n + α·others)^frequency_power for a row with n events, others being the rows of the other
-    table."""
+    table. Unset: such that with a power of 1 it is 0.15 over the events that a user has on average."""
     frequency_power: float = Field(1.0, ge=0, le=1)
     """ials: ν. 0: one penalty for all rows; 1: in proportion to what pulls at a row, which wants a much smaller ridge."""
     fold_in_ridge: float = Field(10.0, gt=0)

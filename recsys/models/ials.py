@@ -18,9 +18,13 @@ from recsys.models.owned import RowOfUser, UserRanges
 # Times 1/√dim: of the entries of a vector to begin with, as in Rendle et al., RecSys 2022.
 DEVIATION = 0.1
 
-# Times the density of the events: α where none is set (docs/log.md). Of the authors' own four settings it is near two: .07 where
-# they have .1 (ML20M) and .03 for .02 (MSD), but 1 for .3 (ml-1m) and .05 for .007 (Pinterest).
+# Times the density of the events: α where none is set (docs/log.md). Of the four that the authors publish it is near two: .07
+# where they have .1 (ML20M), .03 for .02 (MSD), but 1 for .3 (ml-1m) and .05 for .007 (Pinterest).
 UNOBSERVED = 20.0
+
+# Over the events of a user on average: λ where none is set and ν is 1 (docs/log.md). Of the authors' settings it is near two:
+# .002 for .003 (ML20M), .0025 for .002 (MSD), but .001 for .007 (ml-1m) and .006 for .02 (Pinterest).
+PENALTY = 0.15
 
 
 class IALS(nn.Module):
@@ -42,6 +46,7 @@ class IALS(nn.Module):
         super().__init__()
         self.config, self.trained_items = config, catalogue.trained
         self.weight = config.unobserved_weight or UNOBSERVED * catalogue.density
+        self.ridge = config.ridge or self._usual_ridge(catalogue)
         self.owned = UserRanges.of([(0, catalogue.users)]) if catalogue.owned is None else catalogue.owned
         self.row_of_user = RowOfUser(self.owned)
         self.user_table = nn.Parameter(self._initial_users(seed), requires_grad=False)
@@ -68,7 +73,7 @@ class IALS(nn.Module):
         """For `recsys.retrieval.fold_in.fold_in`: exactly what a user's row is solved from."""
         config = self.config
         frequency = {"power": config.frequency_power, "unseen": self.weight * self.trained_items}
-        return {"free": config.dim, "weight": self.weight, "ridge": config.ridge, **frequency}
+        return {"free": config.dim, "weight": self.weight, "ridge": self.ridge, **frequency}
 
     def tables(self) -> dict[str, nn.Parameter]:
         """Users' and items'."""
@@ -79,8 +84,13 @@ class IALS(nn.Module):
         return self.tables()
 
     def _ridge(self, counts: Tensor, others: int) -> Tensor:
-        config = self.config
-        return config.ridge * (counts + self.weight * others) ** config.frequency_power
+        return self.ridge * (counts + self.weight * others) ** self.config.frequency_power
+
+    def _usual_ridge(self, catalogue: Catalogue) -> float:
+        """The same penalty for a user of average length, whatever ν is."""
+        average = max(catalogue.item_counts.sum(), 1) / max(catalogue.users, 1)
+        usual: float = (average + self.weight * catalogue.trained) ** (1 - self.config.frequency_power)
+        return float(PENALTY / average * usual)
 
     def _initial_users(self, seed: int) -> Tensor:
         """Each range by a seed of its own, so that a user begins alike whoever owns him."""

@@ -131,6 +131,17 @@ def test_a_worker_without_users_takes_part():
     assert model.item_table.isfinite().all()
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_unset_an_average_user_has_the_same_penalty_whatever_the_power(power):
+    config = ModelConfig(name="ials", loss="squares", dim=DIM, unobserved_weight=ALPHA, frequency_power=power)
+    model = build(config, Catalogue(USERS, ITEMS, COUNTS), 0)
+    average = WATCHED.sum() / USERS
+    penalty = 0.15 / average * (average + ALPHA * (ITEMS - 1))
+    assert model.user_ridge(torch.tensor(average)).item() == pytest.approx(penalty)
+    parameters = model.fold_in_parameters()
+    assert parameters["ridge"] * (average + parameters["unseen"]) ** power == pytest.approx(penalty)
+
+
 def test_unset_the_weight_of_what_was_not_watched_is_twenty_times_the_density():
     config = ModelConfig(name="ials", loss="squares", dim=DIM)
     model = build(config, Catalogue(USERS, ITEMS, COUNTS), 0)
