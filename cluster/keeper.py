@@ -44,15 +44,23 @@ class Keeper:
 
     def begin(self, epoch: Epoch, busy: Utilisation) -> None:
         """An epoch begins, or goes on; busy: to be sampled meanwhile."""
-        self.busy = busy
+        self.begin_whole(epoch.steps, busy)
         self.epoch, self.legs, self.before = epoch, list(self.state.legs), self.state.so_far
         self.own = self.legs.pop().steps if self.legs and self.legs[-1].world_size == self.share.world else 0
 
-    def __call__(self, step: int, stats: Callable[[], EpochStats]) -> None:
-        """step: of the epoch, just taken; stats: of the steps since `begin`; asks all workers."""
+    def begin_whole(self, steps: int, busy: Utilisation) -> None:
+        """An epoch begins that has a checkpoint at its end and none before; `word` is called after each of its steps."""
+        self.busy, self.steps = busy, steps
+
+    def word(self, step: int) -> None:
+        """The worker is alive, and so far."""
         self.share.alive()
         if self.share.leads:
             self._tell(step)
+
+    def __call__(self, step: int, stats: Callable[[], EpochStats]) -> None:
+        """step: of the epoch, just taken; stats: of the steps since `begin`; asks all workers."""
+        self.word(step)
         taken = step + 1 - self.epoch.done
         if step + 1 == self.epoch.steps:
             return  # the epoch's own checkpoint is next
@@ -128,7 +136,7 @@ class Keeper:
         if (now := time.monotonic()) - self.told >= PROGRESS_SECONDS:
             self.told = now
             self.busy.sample()
-            content = {"epoch": self.state.epoch + 1, "step": step + 1, "steps": self.epoch.steps, "at": time.time()}
+            content = {"epoch": self.state.epoch + 1, "step": step + 1, "steps": self.steps, "at": time.time()}
             with contextlib.suppress(OSError):  # a disk that is full: training is worth more than word of it
                 runs.write_json(self.folder / runs.PROGRESS, content)
                 while self.unsaid:

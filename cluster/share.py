@@ -36,6 +36,7 @@ from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare
 from recsys.training.machine import memory
+from recsys.training.sparse_events import SparseEvents
 from recsys.training.trial import random_pairs, random_sequences, try_gradients
 
 
@@ -68,6 +69,7 @@ class Share:
         self.tests = task.measure_test and task.border != schema.END and self.manifest.segments[schema.TEST] > 0
         self.planned = reading.trained_until(task.dataset, self.manifest, task.border)
         self.alive: Callable[[], None] = lambda: None
+        self.events: SparseEvents | None = None  # held where a model alternates
         self._begun: tuple[tuple[int, tuple[Leg, ...]], Epoch] | None = None
 
     @cached_property
@@ -84,7 +86,7 @@ class Share:
 
     @property
     def batch(self) -> type | None:
-        """What the model is fed: Pairs or Histories; None for popularity, which is not trained."""
+        """What the model is fed: Pairs or Histories; None for one that learns by no batches, popularity among them."""
         return getattr(MODELS[self.config.model.name], "batch", None)
 
     def find_micro_batch(self, state: TrainState) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.train
 
-from cluster import resuming, runs, warm, watchdog
+from cluster import alternation, resuming, runs, warm, watchdog
 from cluster.keeper import Keeper, Stopped
 from cluster.share import Share
 from cluster.task import Task
@@ -41,7 +41,8 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         _finish(share, model, None)
         return
     state = _resume_or_start(share, model, saved)
-    share.find_micro_batch(state)
+    if share.batch is not None:
+        share.find_micro_batch(state)
     with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as share.alive:
         keeper = Keeper(share, state, saved)
         try:
@@ -52,6 +53,8 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         finally:
             share.close()
         state.restore_best()
+        if share.batch is None:
+            alternation.settle(share, bare(state.model))
         _finish(share, bare(state.model), state)
 
 
@@ -77,9 +80,9 @@ def _is_over(task: Task, state: TrainState) -> bool:
 
 def _run_epoch(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
     """Train one epoch, or the rest of it, and validate it. Returns its row for metrics.jsonl."""
-    row = _train(share, state, keeper)
-    if state.epoch + 1 < share.task.epochs:  # read on while validating
-        share.begin(state.epoch + 1, (), bare(state.model).batch)
+    row = (alternation.train if share.batch is None else _train)(share, state, keeper)
+    if share.batch is not None and state.epoch + 1 < share.task.epochs:  # read on while validating
+        share.begin(state.epoch + 1, (), share.batch)
     began = time.perf_counter()
     with averaged(state.optimizers):
         sums = share.evaluate(bare(state.model), schema.VALID) if share.validates else None

@@ -18,11 +18,16 @@ Repeats = Literal["last", "first", "keep"]
 MACRO_BATCH_BYTES = 32
 
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
-MODEL_NAMES = ("popularity", "mf", "sasrec", "two_tower")
+MODEL_NAMES = ("popularity", "mf", "ials", "sasrec", "two_tower")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
 
 # What each model can learn by.
-LOSSES = {"mf": ("softmax", "bpr", "ccl", "mse"), "sasrec": ("softmax", "gbce"), "two_tower": ("softmax",)}
+LOSSES = {
+    "mf": ("softmax", "bpr", "ccl", "mse"),
+    "ials": ("squares",),
+    "sasrec": ("softmax", "gbce"),
+    "two_tower": ("softmax",),
+}
 
 # What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
 SUITED: dict[str, dict[str, dict[str, Any]]] = {
@@ -41,6 +46,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"negatives": None, "heads": 4, "cosine": True, "temperature": 0.1},
         "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
     },
+    "ials": {"model": {"loss": "squares"}, "train": {"epochs": 16, "patience": 3}},
 }
 
 
@@ -109,11 +115,12 @@ class ModelConfig(Section):
     """What is learnt."""
 
     name: str = "mf"
-    """Which model: popularity, mf, sasrec or two_tower."""
+    """Which model: popularity, mf, ials, sasrec or two_tower."""
     dim: int = Field(64, ge=1)
     """Dimensions of a user and an item vector, before biases."""
-    loss: Literal["softmax", "bpr", "ccl", "gbce", "mse"] = "softmax"
-    """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings."""
+    loss: Literal["softmax", "bpr", "ccl", "gbce", "mse", "squares"] = "softmax"
+    """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings; squares
+    (ials) has 1 as the score of what was watched and 0, of a weight, of all else."""
     temperature: float = Field(1.0, gt=0)
     """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15. two_tower: 0.1."""
     cosine: bool = False
@@ -153,6 +160,14 @@ class ModelConfig(Section):
     """two_tower: items that a category (a genre, a word of a title, ...) needs; those with fewer share one place a column."""
     id_dropout: float = Field(0.5, ge=0, lt=1)
     """two_tower: share of the items of a step that are told by their attributes alone, as one that nobody trained on is."""
+    unobserved_weight: float | None = Field(None, gt=0)
+    """ials: α, the weight of every pair's square beside an event's 1; larger shuns more of what was not watched. Unset: 20
+    times the share of all pairs that have an event."""
+    ridge: float | None = Field(None, gt=0)
+    """ials: λ, the L2 penalty: times (n + α·others)^frequency_power for a row with n events, others being the rows of the other
+    table. Unset: such that with a power of 1 it is 0.15 over the events that a user has on average."""
+    frequency_power: float = Field(1.0, ge=0, le=1)
+    """ials: ν. 0: one penalty for all rows; 1: in proportion to what pulls at a row, which wants a much smaller ridge."""
     fold_in_ridge: float = Field(15.0, gt=0)
     """mf: ridge that holds a folded-in vector near the average user."""
 

@@ -41,8 +41,8 @@ def attempt(dataset: Path, config: Config, given: dict[str, Any], report: Report
 
 
 def _trained(dataset: Path, config: Config, name: str, report: Report) -> RunResult:
-    """The one place where trials train. Only validation is told and looked at: what a run says of test stays unread."""
-    return train(dataset, config, name=name, on_epoch=report)
+    """The one place where trials train: test is left alone."""
+    return train(dataset, config, name=name, on_epoch=report, measure_test=False)
 
 
 def measured(run: RunResult, config: Config, metric: str, exports: bool) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class Catalogue:
         """Items with a train event."""
         return int((self.item_counts > 0).sum())
 
+    @property
+    def density(self) -> float:
+        """Train events over all pairs of a user and an item with a train event."""
+        return float(self.item_counts.sum()) / max(self.users * self.trained, 1)
+
     def log_chance(self) -> NDArray[np.float32]:
         """[N] log of how likely a negative by popularity, or a positive of a batch, is each item."""
         chance = np.maximum(self.item_counts, 1) / max(self.item_counts.sum(), 1)
@@ -70,6 +75,10 @@ class Model(Protocol):
 
     Shapes: B users, N items, D dimensions of an exported vector (a multiple of 8, biases folded in).
     """
+
+    learns: ClassVar[Literal["gradients", "alternating"]]
+    """By gradients of `forward` in steps of a batch; or by least squares, users and items in turn (`training.alternating`). The
+    latter is fed with no batch, and its parameters take no gradients."""
 
     batch: ClassVar[type[Pairs] | type[Histories]]
     """What the training loop feeds `forward`: Pairs, or for Histories the Sequences it makes of them, in windows of the

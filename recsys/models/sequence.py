@@ -42,6 +42,7 @@ class SequenceModel(nn.Module):
     """
 
     batch: ClassVar[type[Histories]] = Histories
+    learns: ClassVar[Literal["gradients", "alternating"]] = "gradients"
     known_user: ClassVar[Literal["table", "history"]] = "history"
     fold_in: Literal["ridge", "softmax", "onnx"] = "onnx"
     trained: Tensor

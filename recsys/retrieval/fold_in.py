@@ -34,25 +34,25 @@ def fold_in(
       free    leading dimensions that are solved for; the others keep the average user's value
       weight  of the Gram term: how much every item not in the history counts as a miss (Hu, Koren & Volinsky 2008)
       ridge   pulls towards the average user
-      target  what the vector should score on each event of a history, before biases; unset: 1
+      power, unseen  where given, the ridge is times (E + unseen)^power for a history of E events (`recsys.models.ials`)
       mean    only for models of ratings: the average user's last free dimension; his rating is taken off those given
       bias    1 if item vectors hold a bias in the dimension after the free ones: every user's value there is 1
       unit    1 if vectors are compared by cosine: the free dimensions get length 1
     Returns [B, D] float32: q₀ + u, where q₀ is the average user, u = (weight·G + VᵀV + ridge·I)⁻¹ Vᵀt over the free
-    dimensions of the history's V, and t is `target`, or with `mean` the rating less q₀·v. A history without events gets q₀.
+    dimensions of the history's V, and t is 1, or with `mean` the rating less q₀·v. A history without events gets q₀.
     """
     free, dims = int(parameters["free"]), item_vectors.shape[1]
     average = _average_user(dims, free, parameters)
-    target = parameters.get("target", 1.0)
-    base = parameters["weight"] * gram[:free, :free] + parameters["ridge"] * np.eye(free)
+    weighted, unit = parameters["weight"] * gram[:free, :free], np.eye(free)
     users = np.tile(average, (len(offsets) - 1, 1))
     for row, (first, last) in enumerate(itertools.pairwise(offsets)):
         if first == last:
             continue
         vectors = item_vectors[items[first:last]].astype(np.float64)
-        targets = ratings[first:last] - vectors @ average if "mean" in parameters else np.full(len(vectors), target)
+        targets = ratings[first:last] - vectors @ average if "mean" in parameters else np.ones(len(vectors))
         watched = vectors[:, :free]
-        users[row, :free] += np.linalg.solve(base + watched.T @ watched, watched.T @ targets)
+        ridge = parameters["ridge"] * (len(vectors) + parameters.get("unseen", 0.0)) ** parameters.get("power", 0.0)
+        users[row, :free] += np.linalg.solve(weighted + ridge * unit + watched.T @ watched, watched.T @ targets)
     if parameters.get("unit"):
         users[:, :free] /= np.maximum(np.linalg.norm(users[:, :free], axis=1, keepdims=True), 1e-12)
     return users.astype(np.float32)

@@ -30,6 +30,13 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def from_first(tensor: Tensor) -> Tensor:
+    """Rank 0's tensor of this shape, in place."""
+    if world_size() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
 def concatenate(tensor: Tensor) -> Tensor:
     """Every rank's tensor, in the order of ranks, along the first dimension, in which they may differ."""
     if world_size() == 1:

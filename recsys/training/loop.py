@@ -70,12 +70,12 @@ OnStep = Callable[[int, Callable[[], EpochStats]], None]
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """The row-wise optimizer of a model's row tables, then Adam for its other parameters, those of the two it needs; last what
-    averages the weights, if that is asked for."""
-    tables = list(bare(model).row_tables().values())
+    averages the weights, if that is asked for. None for a model whose parameters take no gradients."""
+    tables = [table for table in bare(model).row_tables().values() if table.requires_grad]
     others = [p for p in model.parameters() if p.requires_grad and not any(p is table for table in tables)]
     row_wise = [rows.ROW_OPTIMIZERS[config.optimizer](tables, config.learning_rate)] if tables else []
     adam = [torch.optim.Adam(others, config.learning_rate)] if others else []
-    mean = [WeightMean([*tables, *others], config.average)] if config.average else []
+    mean = [WeightMean([*tables, *others], config.average)] if config.average and (tables or others) else []
     return [*row_wise, *adam, *mean]
 
 

@@ -35,6 +35,8 @@ def begin_from(
         known = torch.nonzero(places[name] >= 0).squeeze(1)
         there = places[name][known]
         table[known.to(table.device)] = weights[names[name]][there].to(table.device)
+        if not table.requires_grad:
+            continue
         optimizer, number = _of(table, state.optimizers)
         then = optimizers[optimizer]["state"].get(number, {}) if optimizer < len(optimizers) else {}
         _copy_moments(state.optimizers[optimizer].state.get(table, {}), then, known, there)

@@ -23,6 +23,8 @@ ORDERS = [
     {"loss": "softmax", "negatives": None},
     {"loss": "softmax", "cosine": True, "temperature": 0.1},
     {"loss": "ccl", "epochs": 40},
+    {"loss": "squares"},
+    {"loss": "squares", "unobserved_weight": 1.0, "frequency_power": 0.0, "ridge": 5.0},
     {"loss": "gbce", "calibration": 0.5, "epochs": 40},
 ]
 CASES = [(name, order) for name in PERSONALISED for order in ORDERS if order["loss"] in LOSSES[name]]
@@ -106,7 +108,7 @@ def test_an_item_without_train_events_has_no_say(world, name):
 @pytest.mark.parametrize("name", PERSONALISED)
 def test_a_loss_that_a_model_cannot_learn_by_is_refused(world, name):
     other = min({"mse", "gbce"} - set(LOSSES[name]))
-    with pytest.raises(ConfigError, match=f"{other}.*{name} learns by one of softmax"):
+    with pytest.raises(ConfigError, match=f"{other}.*{name} learns by one of {LOSSES[name][0]}"):
         build(planted.config_of(name, loss=other).model, world.catalogue, seed=0)
 
 

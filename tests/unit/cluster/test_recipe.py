@@ -59,7 +59,7 @@ def test_there_are_recipes_and_they_come_by_name():
 
 def test_sections_are_merged_as_any_config(tmp_path):
     recipe = read_recipe(written(tmp_path))
-    assert (recipe.config.train.epochs, recipe.config.train.learning_rate) == (7, 0.001)  # set; what suits sasrec
+    assert (recipe.config.train.epochs, recipe.config.train.learning_rate) == (7, 0.002)  # set; what suits sasrec
     assert recipe.changed() == {"model.name": "sasrec", "train.epochs": 7}
 
 

@@ -11,7 +11,7 @@ from cluster import runs
 from cluster.held import ahead_room
 from cluster.own_errors import own_error
 from cluster.task import unusual
-from cluster.trainer import _check, _draw, _Watch
+from cluster.trainer import _draw, _Watch, check
 from recsys.config import MACRO_BATCH_BYTES, MODEL_NAMES, RANKING_METRICS, ClusterConfig, Config, load_config
 from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.evaluation.metrics import RANKING
@@ -113,7 +113,7 @@ def test_the_environment_names_versions(tmp_path, manifest):
 @pytest.mark.parametrize("setting", ["train.metric=ndcg", "train.metric=rmse", "train.metric=auc@10", "model.name=svd"])
 def test_settings_that_would_fail_an_epoch_later_are_refused_at_once(tmp_path, manifest, setting):
     with pytest.raises(ConfigError, match=r"There are|give one of"):
-        _check(manifest, load_config(overrides=[setting]), tmp_path)
+        check(manifest, load_config(overrides=[setting]), tmp_path)
 
 
 def test_the_names_that_settings_are_checked_by_are_the_models_and_metrics_there_are():
@@ -153,7 +153,7 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_the_run_stands(tmp_path):
 def test_a_dataset_without_train_events_is_refused(tmp_path, manifest):
     held_out = manifest.model_copy(update={"segments": {"train": 0, "valid": 5, "test": 5}})
     with pytest.raises(DataError, match="no train events"):
-        _check(held_out, Config(), tmp_path)
+        check(held_out, Config(), tmp_path)
 
 
 def test_the_projects_error_is_found_inside_rays():

@@ -9,7 +9,7 @@ from recsys.errors import ConfigError
 def test_a_model_brings_its_own_defaults_and_what_is_set_stands():
     plain, own = load_config(), load_config(overrides=["model.name=sasrec", "train.epochs=7"])
     assert (plain.train, plain.model.negatives) == (TrainConfig(), 1024)
-    assert (own.train.learning_rate, own.train.batch_size, own.model.negatives) == (0.001, 128, None)
+    assert (own.train.learning_rate, own.train.batch_size, own.model.negatives) == (0.002, 128, None)
     assert own.train.epochs == 7
     assert own.train.patience == SUITED["sasrec"]["train"]["patience"]
     assert own.cluster == plain.cluster

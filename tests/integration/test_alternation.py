@@ -1,0 +1,101 @@
+"""A model that alternates, on a real local Ray: with two workers, stopped and gone on with, refitted, begun from another."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.export import export
+from cluster.runs import read_rows
+from cluster.session import session
+from cluster.trainer import RunResult, train
+from recsys.bundle.read import open_bundle
+from recsys.config import ClusterConfig, Config, load_config
+from recsys.errors import Interrupted, RecsysError
+from recsys.retrieval.fold_in import fold_in
+from tests.datasets import planted_histories, write_dataset
+
+pytestmark = pytest.mark.ray
+
+HISTORIES = planted_histories()
+SETTINGS = (
+    "model.name=ials",
+    "model.dim=12",
+    "train.threads=1",
+    "train.epochs=6",
+    "cluster.readers=1",
+    f"cluster.object_store_bytes={100 << 20}",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(cache):
+    with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=100 << 20)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def dataset(root) -> Path:
+    write_dataset(root / "dataset", HISTORIES, shards=6, row_group_events=120)
+    return root / "dataset"
+
+
+def settings(root: Path, *more: str) -> Config:
+    return load_config(overrides=[*SETTINGS, f"cluster.storage={root / 'runs'}", *more])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, dataset) -> RunResult:
+    return train(dataset, settings(root, "cluster.num_workers=2"), name="undisturbed")
+
+
+def test_two_workers_find_the_tastes_and_say_how_it_went(undisturbed):
+    rows = read_rows(undisturbed.folder)
+    assert {row["events"] for row in rows} == {len(HISTORIES.segment("train").item)}
+    losses = [row["loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert undisturbed.test["ndcg@10"] > 2 * undisturbed.test_popularity["ndcg@10"]
+
+
+def test_stopped_with_one_worker_and_gone_on_with_two(root, dataset, undisturbed):
+    def stop(row: dict) -> None:
+        if row["epoch"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(dataset, settings(root), name="stopped", on_epoch=stop)
+    result = train(dataset, settings(root, "cluster.num_workers=2"), name="stopped")
+    assert result.test["ndcg@10"] == pytest.approx(undisturbed.test["ndcg@10"], abs=0.01)
+    ours, theirs = (read_rows(run.folder)[-1]["loss"] for run in (result, undisturbed))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_refit_is_served_and_folds_in_what_its_table_holds(root, undisturbed):
+    bundle = open_bundle(export(undisturbed.folder, root / "bundles", refit=True))
+    stored = bundle.histories
+    offsets, items = np.asarray(stored.offsets), np.asarray(stored.item)
+    ratings, parameters = np.ones(len(items), np.float32), bundle.manifest.fold_in.parameters
+    vectors = fold_in(np.asarray(bundle.item_vectors), offsets, items, ratings, np.asarray(bundle.gram), parameters)
+    np.testing.assert_allclose(vectors, bundle.user_vectors, rtol=1e-3, atol=1e-4)
+
+
+def test_users_held_out_whole_are_folded_in(root, tmp_path):
+    roles = (["train"] * 24 + ["valid"] * 8 + ["test"] * 8) * 6
+    write_dataset(tmp_path / "dataset", HISTORIES, shards=6, row_group_events=120, roles=roles)
+    result = train(tmp_path / "dataset", settings(root), name="by-user")
+    assert result.test["ndcg@10"] > 2 * result.test_popularity["ndcg@10"]
+
+
+def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, undisturbed):
+    ids = [f"i{number}" for number in np.random.default_rng(0).permutation(80)]
+    write_dataset(tmp_path / "new", HISTORIES, shards=6, item_ids=ids)
+    config = settings(root, "train.epochs=1")
+    warm = train(tmp_path / "new", config, name="warm", begin_from=undisturbed.folder)
+    assert read_rows(warm.folder)[0]["loss"] < 0.9 * read_rows(undisturbed.folder)[0]["loss"]
+
+
+def test_events_that_do_not_fit_are_refused(root, dataset):
+    with pytest.raises(RecsysError, match=r"learns from memory alone.*cluster\.num_workers"):
+        train(dataset, settings(root, "cluster.hold_bytes=100"), name="too-many")
