@@ -39,7 +39,7 @@ def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
     ]
     if (index := manifest.index) is not None:
         rows += [
-            ("index", f"{index.kind}, {index.indexed:,} items"),
+            ("index", f"{index.kind} of {index.storage}, {index.indexed:,} items"),
             ("recall@10 against exact", f"{index.recall_at_10:.4f} (at least {index.recall_low:.4f}, {index.users} users)"),
             ("milliseconds a query", f"{index.ann_ms:.3f} (exact {index.exact_ms:.3f})"),
         ]

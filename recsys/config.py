@@ -205,6 +205,15 @@ class IndexConfig(Section):
     """Cells; unset: 4 times the root of the number of items."""
     ivf_probes: int = Field(32, ge=1)
     """Cells searched."""
+    storage: Literal["fp32", "fp16", "int8", "pq"] = "fp32"
+    """How the index holds vectors: whole, as halves, as bytes, or as codes of product quantization. The whole ones stay beside
+    it and rescore the head of each list."""
+    rerank: int = Field(4, ge=1)
+    """fp16, int8 and pq: how many times a list's length is rescored with the whole vectors."""
+    pq_dims: Literal[1, 2, 4, 8] = 4
+    """pq: dimensions that share a code."""
+    pq_bits: int = Field(8, ge=4, le=8)
+    """pq: bits of a code; fewer where there are too few items to learn so many codes from."""
     recall_floor: float = Field(0.95, ge=0, le=1)
     """Below this recall@10 against exact search the server answers exactly."""
     audit_users: int = Field(1000, ge=1)

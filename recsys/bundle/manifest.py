@@ -62,11 +62,14 @@ class FileEntry(_Part):
 class IndexReport(_Part):
     """The index, and its recall and latency against exact search, measured at export on real user vectors.
 
-    Latencies in milliseconds a query, one thread, batches of 64. `recall_low`: 95% lower bound over users.
+    Latencies in milliseconds a query, one thread, batches of 64. `recall_low`: 95% lower bound over users. storage: how the
+    index holds vectors; difference: how far that moves the scores of a few of its own items, of the largest.
     """
 
     kind: Literal["flat", "hnsw", "ivf"]
+    storage: Literal["fp32", "fp16", "int8", "pq"] = Field("fp32", exclude_if=lambda storage: storage == "fp32")
     parameters: dict[str, int]
+    difference: float = Field(0.0, ge=0, exclude_if=lambda difference: not difference)
     indexed: int
     recall_at_10: float
     recall_low: float

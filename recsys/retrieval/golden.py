@@ -10,12 +10,12 @@ import numpy as np
 from recsys.bundle.manifest import GoldenQuery
 from recsys.bundle.read import Bundle
 from recsys.errors import BundleError, RequestError
-from recsys.retrieval.filters import contains
+from recsys.retrieval import ann
 from recsys.retrieval.requests import Answer, Event, Request
-from recsys.retrieval.topk import NOTHING, rescore
 
 ANSWERED = 10
 TOLERANCE = 1e-4  # of a score, for other processors' rounding
+ROUNDED_ALIKE = 1.25  # times what an index of rounded vectors was off when it was made
 History = tuple[Sequence[int], Sequence[float]]
 Recommend = Callable[[Sequence[Request]], list[Answer | RequestError]]
 
@@ -65,16 +65,11 @@ def _same(query: GoldenQuery, answer: Answer) -> bool:
 
 
 def _check_index(bundle: Bundle) -> None:
-    """The scores that the index gives for a few of its own items must be those of the vectors by the same ids."""
-    if bundle.index is None or bundle.item_vectors is None or bundle.indexed is None or not len(bundle.indexed):
+    """The scores that the index gives for a few of its own items must be those of the vectors by the same ids: as near as they
+    were when it was made."""
+    report, indexed = bundle.manifest.index, bundle.indexed
+    if report is None or bundle.item_vectors is None or indexed is None or not len(indexed):
         return
-    probes = bundle.indexed[np.linspace(0, len(bundle.indexed) - 1, min(8, len(bundle.indexed))).astype(int)]
-    queries_BD = np.ascontiguousarray(bundle.item_vectors[probes])
-    scores_BK, ids_BK = bundle.index.search(queries_BD, min(ANSWERED, len(bundle.indexed)))
-    for query_D, scores, ids in zip(queries_BD, scores_BK, ids_BK, strict=True):
-        kept = ids != NOTHING
-        if not contains(bundle.indexed, ids[kept]).all():
-            raise BundleError(f"{bundle.folder}: the index names items it does not hold. Export again.")
-        expected = rescore(query_D, bundle.item_vectors[ids[kept]])
-        if (np.abs(scores[kept] - expected) > TOLERANCE * np.abs(expected).max(initial=1.0)).any():
-            raise BundleError(f"{bundle.folder}: index and item vectors do not belong together. Export again.")
+    apart = ann.difference(bundle.index, bundle.item_vectors, indexed)
+    if apart > TOLERANCE + ROUNDED_ALIKE * report.difference:
+        raise BundleError(f"{bundle.folder}: index and item vectors do not belong together. Export again.")
