@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recsys.bundle.manifest import MANIFEST_FILE, Manifest
+from recsys.bundle.manifest import MANIFEST_FILE, EncoderReport, Manifest
 
 
 def run_columns(run: Path) -> dict[str, dict[str, float]]:
@@ -47,9 +47,18 @@ def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
         longest = f"{manifest.fold_in.parameters['max_length']:.0f}"
         rows += [
             ("encoder against the model", f"{encoder.difference:.1e} apart at most ({encoder.histories} histories)"),
+            *_smaller(encoder),
             ("milliseconds a history", f"{encoder.milliseconds:.2f} (of {longest} events)"),
         ]
     return rows
+
+
+def _smaller(encoder: EncoderReport) -> list[tuple[str, str]]:
+    if encoder.cosine is None:
+        return []
+    pruned = f", {encoder.pruned:.0%} of its feed-forward units left out" if encoder.pruned else ""
+    told = f"{encoder.storage}{pruned}: cosine {encoder.cosine:.4f} with the whole model's vectors"
+    return [("smaller encoder", told)]
 
 
 def _quality(manifest: Manifest) -> list[tuple[str, str]]:

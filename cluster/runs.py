@@ -38,15 +38,19 @@ def run_folder(config: Config, name: str) -> Path:
 
 
 def default_name(
-    manifest: DatasetManifest, config: Config, refit_epochs: int | None = None, begun_from: Path | None = None
+    manifest: DatasetManifest,
+    config: Config,
+    refit_epochs: int | None = None,
+    begun_from: Path | None = None,
+    teacher: Path | None = None,
 ) -> str:
-    """`<model>-<8 hex>` of what decides the result: the dataset, and every setting but the cluster's.
+    """`<model>-<8 hex>` of what decides the result: the dataset, and every setting but the cluster's and the encoder's.
 
     So the same command finds its own run again, with whatever number of workers.
     """
-    decisive = {"dataset": manifest.fingerprint, "refit": refit_epochs, **config.model_dump(mode="json", exclude={"cluster"})}
-    if begun_from is not None:
-        decisive["begun_from"] = begun_from.name
+    settings = config.model_dump(mode="json", exclude={"cluster", "encoder"})
+    decisive = {"dataset": manifest.fingerprint, "refit": refit_epochs, **settings}
+    decisive |= {name: run.name for name, run in (("begun_from", begun_from), ("teacher", teacher)) if run is not None}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     return f"{config.model.name}-{digest[:8]}"
 
@@ -66,13 +70,14 @@ def claim(
     config: Config,
     refit_epochs: int | None,
     begun_from: Path | None = None,
+    teacher: Path | None = None,
 ) -> Before:
     """Make the run folder and note in it what is trained, or find there what an earlier start of the same has left.
 
     Raises ConfigError with the differences where a run of that name trains something else.
     """
     told = {"dataset": str(dataset), "fingerprint": manifest.fingerprint, "refit_epochs": refit_epochs}
-    told["begun_from"] = str(begun_from) if begun_from else None
+    told |= {name: str(run) if run else None for name, run in (("begun_from", begun_from), ("teacher", teacher))}
     saved = read_json(folder / CONFIG)
     if saved is not None:
         _refuse_another(folder, saved, told, config)
@@ -202,7 +207,7 @@ def _software() -> dict[str, Any]:
 def _refuse_another(folder: Path, saved: dict[str, Any], told: dict[str, Any], config: Config) -> None:
     from recsys.training.checkpoint import differences  # it loads torch, which looking at runs can do without
 
-    decisive = ("fingerprint", "refit_epochs", "begun_from")
+    decisive = ("fingerprint", "refit_epochs", "begun_from", "teacher")
     changed = [f"{name}: {saved.get(name)} → {told[name]}" for name in decisive if saved.get(name) != told[name]]
     changed += differences(saved["config"], config)
     if changed:

@@ -10,7 +10,8 @@ from recsys.config import Config
 class Task:
     """Paths are absolute, for workers run in folders of their own.
 
-    refit_epochs: train on all segments for so many epochs, without validation. begin_from: the folder of a finished run.
+    refit_epochs: train on all segments for so many epochs, without validation. begin_from, teacher: folders of finished
+    runs, to begin from and to learn from.
     """
 
     dataset: Path
@@ -19,6 +20,7 @@ class Task:
     reader_cpus: float = 1
     refit_epochs: int | None = None
     begin_from: Path | None = None
+    teacher: Path | None = None
 
     @property
     def epochs(self) -> int:

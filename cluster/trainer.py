@@ -61,6 +61,7 @@ def train(
     on_note: OnNote | None = None,
     refit_epochs: int | None = None,
     begin_from: Path | None = None,
+    teacher: Path | None = None,
 ) -> RunResult:
     """Train on a dataset folder and leave a run folder under `config.cluster.storage`.
 
@@ -69,7 +70,8 @@ def train(
     name: of the run; unset: by model, dataset and settings. on_epoch: told each row of metrics.jsonl as it comes.
     on_step: told (epoch, step, steps) now and then. on_note: told what people should know, in words. refit_epochs: train on
     all segments for so many epochs, measuring nothing. begin_from: a finished run, of another dataset as a rule, whose rows of
-    users and items that are in this one, too, are begun with.
+    users and items that are in this one, too, are begun with. teacher: a finished run of this dataset, whose scores are learnt
+    from, too.
     Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or RecsysError
     where another process trains this run, or training failed more often than `cluster.max_failures`.
     """
@@ -78,19 +80,24 @@ def train(
     manifest = read_manifest(dataset)
     _check(manifest, config, dataset)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
-    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from))
+    teacher = Path(teacher).resolve() if teacher is not None else None
+    folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from, teacher))
     if begin_from is not None and not (folder / runs.CONFIG).exists():  # else it began before
         from cluster import warm
 
         warm.check(begin_from, dataset, config)
+    if teacher is not None and not (folder / runs.RESULT).exists():
+        from cluster import teaching
+
+        teaching.check(teacher, dataset, config)
     with runs.held(folder), ThreadPoolExecutor(1) as aside:
-        before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from)
+        before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from, teacher)
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
         if not before.finished:
             workers = "1 worker" if config.cluster.most_workers == 1 else f"{config.cluster.most_workers} workers"
             watch.note(f"Run {folder}: starting Ray and {workers}, which takes a while.")
             with session(config.cluster, only_trains=True):
-                _run(Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from), watch)
+                _run(Task(dataset, folder, config, reader_cpus(config.cluster), refit_epochs, begin_from, teacher), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
         elif not (folder / runs.CURVES).exists():  # the start before was killed before it had drawn them
             _draw(folder, config, watch)

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.train
 
-from cluster import resuming, runs, warm, watchdog
+from cluster import resuming, runs, teaching, warm, watchdog
 from cluster.keeper import Keeper, Stopped
 from cluster.share import Share
 from cluster.task import Task
@@ -40,6 +40,10 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         _finish(share, model, None)
         return
     state = _resume_or_start(share, model, saved)
+    if share.task.teacher is not None:
+        bare(state.model).teacher = teaching.teacher(
+            share.task.teacher, share.task.dataset, share.config, share.hardware.device
+        )
     share.find_micro_batch(state)
     with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as share.alive:
         keeper = Keeper(share, state, saved)
@@ -170,6 +174,7 @@ def _result(share: Share, state: TrainState | None, valid: RankingSums | None, t
         "model": share.config.model.name,
         "config": share.config.model_dump(mode="json"),
         "refit": share.task.refit_epochs is not None,
+        "teacher": str(share.task.teacher) if share.task.teacher else None,
         "epochs": epochs,
         "best_epoch": state.stopping.best_epoch + 1 if state and state.stopping.best_epoch >= 0 else epochs,
         "metrics": valid.metrics() if valid else {},

@@ -166,6 +166,10 @@ class TrainConfig(Section):
     average: float = Field(0.0, ge=0, lt=1)
     """Decay, a step, of a running mean of the weights, which is then what is measured and kept; 0: the weights themselves.
     sasrec: 0.998."""
+    teacher_weight: float = Field(0.5, ge=0, le=1)
+    """--teacher: the part of the loss that is learnt from the teacher's scores; the rest is from what was watched."""
+    teacher_temperature: float = Field(1.0, gt=0)
+    """--teacher: divides the scores of both inside the softmax: larger shows more of what the teacher ranks low."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of all gradients together; unset: no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -218,6 +222,16 @@ class IndexConfig(Section):
     """Below this recall@10 against exact search the server answers exactly."""
     audit_users: int = Field(1000, ge=1)
     """Real user vectors on which recall and latency are measured at export."""
+
+
+class EncoderConfig(Section):
+    """How a model's encoder is written (`recsys export`)."""
+
+    storage: Literal["fp32", "int8"] = "fp32"
+    """Numbers that its matrices are held and multiplied as."""
+    pruned: float = Field(0.0, ge=0, lt=1)
+    """Share of the units of each feed-forward layer that is left out, those of the smallest norms first; nothing is trained
+    anew."""
 
 
 class ClusterConfig(Section):
@@ -286,6 +300,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     index: IndexConfig = IndexConfig()
+    encoder: EncoderConfig = EncoderConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="before")

@@ -83,12 +83,17 @@ class EncoderReport(_Part):
 
     difference: the largest of any number of any of their vectors, as a share of the largest number or, where that is below 1,
     as it is; longest: events of the longest history; milliseconds: to encode one of `max_length` events, one thread.
+    storage: of its weights; pruned: the share of feed-forward units left out, and then the model it was made from is the pruned
+    one. cosine: of its vectors with those of the whole model, on average; where either was asked for.
     """
 
     histories: int
     longest: int
     difference: float
     milliseconds: float
+    storage: Literal["fp32", "int8"] = Field("fp32", exclude_if=lambda storage: storage == "fp32")
+    pruned: float = Field(0.0, ge=0, lt=1, exclude_if=lambda share: not share)
+    cosine: float | None = Field(None, exclude_if=lambda cosine: cosine is None)
 
 
 class GoldenQuery(_Part):

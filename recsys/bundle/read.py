@@ -197,7 +197,7 @@ def _storage(inner: Any, kind: str) -> str | None:
     """How an index of this kind holds vectors; None for what no bundle has."""
     whole, scalar, codes = KINDS[kind]
     if isinstance(inner, scalar):
-        holder = faiss.downcast_index(inner.storage) if kind == "hnsw" else inner
+        holder: Any = faiss.downcast_index(inner.storage) if kind == "hnsw" else inner
         return SCALAR.get(holder.sq.qtype)
     return "pq" if isinstance(inner, codes) else "fp32" if isinstance(inner, whole) else None
 

@@ -18,6 +18,7 @@ from recsys.data.seeds import seed_of
 from recsys.data.windows import Padded, Sequences, Windows, last_windows
 from recsys.models import losses
 from recsys.models.base import Catalogue, negatives_of, padded_to_eight
+from recsys.models.teacher import Scored, Teacher, wide
 from recsys.models.transformer import Encoder
 
 # Tokens encoded at once, padding counted, where no gradients are made.
@@ -37,6 +38,7 @@ class SASRec(nn.Module):
     batch: ClassVar[type[Histories]] = Histories
     known_user: ClassVar[Literal["table", "history"]] = "history"
     fold_in: ClassVar[Literal["ridge", "onnx"]] = "onnx"
+    teacher: Teacher | None = None
     trained: Tensor
     log_q: Tensor
 
@@ -68,11 +70,24 @@ class SASRec(nn.Module):
 
     def forward(self, batch: Sequences) -> Tensor:
         """The loss of a step's local events, summed and divided by the step's global count."""
+        scored = self.scored(batch)
+        loss = self._loss(scored, batch)
+        if self.teacher is not None:
+            loss = self.teacher.mixed(loss, scored, batch)
+        return loss / (batch.total if batch.total is not None else max(len(batch), 1))
+
+    def scored(self, batch: Sequences) -> Scored:
+        """What the logits of a step's local events are made of, before logQ."""
         padded = batch.windows.padded()
         hidden_TD = self._encoded(batch.windows, padded)[self._tensor(padded.place)]
         item = self._tensor(batch.windows.item[padded.event + 1])
-        loss = self._loss(hidden_TD.float(), item, batch.negatives)
-        return loss / (batch.total if batch.total is not None else max(len(batch), 1))
+        return Scored(
+            user=self._directed(wide(hidden_TD)),
+            positive=self._items(item),
+            negatives=self._items(batch.negatives),
+            hits=losses.accidental_hits(item, batch.negatives),
+            sharpness=1.0 if self.config.loss == "gbce" else 1 / self.config.temperature,
+        )
 
     @torch.no_grad()
     def user_vectors(self, histories: Histories) -> Tensor:
@@ -102,13 +117,14 @@ class SASRec(nn.Module):
         """The items', unless every step touches every one of them."""
         return {} if self.touches_all else self.tables()
 
-    def _loss(self, user_TD: Tensor, item_T: Tensor, negatives_N: Tensor) -> Tensor:
-        user, item, negatives = self._directed(user_TD), self._items(item_T), self._items(negatives_N)
-        hits = losses.accidental_hits(item_T, negatives_N)
+    def _loss(self, scored: Scored, batch: Sequences) -> Tensor:
+        parts = scored[:4]
         if self.config.loss == "gbce":
-            return losses.gbce(user, item, negatives, hits, confidence=self.confidence)
-        log_q = (self.log_q[item_T], self.log_q[negatives_N]) if self.corrects else None
-        return losses.sampled_softmax(user, item, negatives, hits, temperature=self.config.temperature, log_q=log_q)
+            return losses.gbce(*parts, confidence=self.confidence)
+        log_q = None
+        if self.corrects:
+            log_q = self.log_q[self._tensor(batch.positives)], self.log_q[batch.negatives]
+        return losses.sampled_softmax(*parts, temperature=self.config.temperature, log_q=log_q)
 
     def _encoded(self, windows: Windows, padded: Padded) -> Tensor:
         """[W · L, D] what the encoder makes of windows. Padding is zeros and is not looked up, so it touches no item."""

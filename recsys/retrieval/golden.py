@@ -32,9 +32,9 @@ def record(bundle: Bundle, recommend: Recommend, histories: Iterable[History]) -
 
 def check(bundle: Bundle, recommend: Recommend) -> None:
     """Raises BundleError unless every golden query is answered as recorded and the index agrees with the vectors."""
-    golden = bundle.manifest.golden
+    golden, tolerance = bundle.manifest.golden, _tolerance(bundle)
     for query, answer in zip(golden, recommend(_requests(bundle, golden)), strict=True):
-        if not isinstance(answer, Answer) or not _same(query, answer):
+        if not isinstance(answer, Answer) or not _same(query, answer, tolerance):
             raise BundleError(f"{bundle.folder}: a golden query is answered otherwise than when it was made. Export again.")
     _check_index(bundle)
 
@@ -52,16 +52,22 @@ def _requests(bundle: Bundle, queries: Iterable[GoldenQuery]) -> list[Request]:
     ]
 
 
-def _same(query: GoldenQuery, answer: Answer) -> bool:
+def _tolerance(bundle: Bundle) -> float:
+    """Of a score. Where an encoder rounds what comes in to bytes, another processor's rounding can be a byte's."""
+    encoder = bundle.manifest.encoder
+    return TOLERANCE if encoder is None or encoder.storage == "fp32" else TOLERANCE + encoder.difference
+
+
+def _same(query: GoldenQuery, answer: Answer, tolerance: float) -> bool:
     """The same scores place by place, and the same items but where scores are too near to tell apart."""
     if len(query.answer) != len(answer.items):
         return False
     then, now = np.array(query.scores), answer.scores.astype(np.float64)
-    close = np.abs(then - now) <= TOLERANCE * np.maximum(1.0, np.abs(then))
+    close = np.abs(then - now) <= tolerance * np.maximum(1.0, np.abs(then))
     moved = np.array(query.answer) != answer.items
     gaps = np.abs(then[:, None] - then[None, :])
     np.fill_diagonal(gaps, np.inf)
-    return bool(close.all() and not (moved & (gaps.min(axis=1, initial=np.inf) > TOLERANCE)).any())
+    return bool(close.all() and not (moved & (gaps.min(axis=1, initial=np.inf) > tolerance)).any())
 
 
 def _check_index(bundle: Bundle) -> None:

@@ -53,7 +53,7 @@ def _empty(kind: Kind, storage: Storage, vectors_MD: Floats, config: IndexConfig
     """Trained, without a vector."""
     made = {"flat": _flat, "hnsw": _hnsw, "ivf": _ivf}[kind](vectors_MD, storage, config, codes)
     if storage == "pq":
-        holder = faiss.downcast_index(made.storage) if kind == "hnsw" else made
+        holder: Any = faiss.downcast_index(made.storage) if kind == "hnsw" else made
         holder.pq.cp.min_points_per_centroid = 1  # so few are no fault
     if not made.is_trained:
         made.train(vectors_MD)
@@ -71,12 +71,13 @@ def _flat(vectors_MD: Floats, storage: Storage, config: IndexConfig, codes: Para
 
 def _hnsw(vectors_MD: Floats, storage: Storage, config: IndexConfig, codes: Parameters) -> Any:
     dims = vectors_MD.shape[1]
+    made: Any = faiss  # its type stubs are of an older release
     if storage == "fp32":
         index: Any = faiss.IndexHNSWFlat(dims, config.hnsw_m, INNER)
     elif storage == "pq":
-        index = faiss.IndexHNSWPQ(dims, dims // codes["pq_dims"], config.hnsw_m, codes["pq_bits"], INNER)
+        index = made.IndexHNSWPQ(dims, dims // codes["pq_dims"], config.hnsw_m, codes["pq_bits"], INNER)
     else:
-        index = faiss.IndexHNSWSQ(dims, SCALAR[storage], config.hnsw_m, INNER)
+        index = made.IndexHNSWSQ(dims, SCALAR[storage], config.hnsw_m, INNER)
     index.hnsw.efConstruction, index.hnsw.efSearch = config.hnsw_ef_construction, config.hnsw_ef_search
     return index
 
