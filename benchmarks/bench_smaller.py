@@ -125,7 +125,12 @@ def sizes(folder: Path) -> dict[str, Any]:
 def quality(ours: np.ndarray, full: np.ndarray) -> dict[str, Any]:
     """NDCG@10 and what it is above the full one's, with a 95% interval over the same users."""
     means, spread = resample(np.stack([ours, ours - full]), seed=0).means()
-    return {"ndcg@10": float(means[0]), "less_full": float(means[1]), "low": float(spread[0, 1]), "high": float(spread[1, 1])}
+    return {
+        "ndcg@10": float(means[0]),
+        "against_full": float(means[1]),
+        "low": float(spread[0, 1]),
+        "high": float(spread[1, 1]),
+    }
 
 
 def latencies(bundles: dict[str, Path], options: argparse.Namespace) -> dict[str, list[float]]:
@@ -160,7 +165,7 @@ def describe(figures: dict[str, dict[str, Any]], options: argparse.Namespace) ->
             f"{made['p50_ms']:.2f}",
             f"{made['p95_ms']:.2f}",
             f"{made['ndcg@10']:.4f}",
-            f"{made['less_full']:+.4f} ({made['low']:+.4f} … {made['high']:+.4f})",
+            f"{made['against_full']:+.4f} ({made['low']:+.4f} … {made['high']:+.4f})",
             f"{made['by_index']:.0%}",
             "" if made["encoder_cosine"] is None else f"{made['encoder_cosine']:.4f}",
         )
@@ -174,7 +179,7 @@ def describe(figures: dict[str, dict[str, Any]], options: argparse.Namespace) ->
         "p50 ms",
         "p95 ms",
         "NDCG@10",
-        "less full (95%)",
+        "against full (95%)",
         "by index",
         "cosine",
     )

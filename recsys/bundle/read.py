@@ -198,7 +198,7 @@ def _storage(inner: Any, kind: str) -> str | None:
     whole, scalar, codes = KINDS[kind]
     if isinstance(inner, scalar):
         holder: Any = faiss.downcast_index(inner.storage) if kind == "hnsw" else inner
-        return SCALAR.get(holder.sq.qtype)
+        return SCALAR.get(holder.sq.qtype) if hasattr(holder, "sq") else None
     return "pq" if isinstance(inner, codes) else "fp32" if isinstance(inner, whole) else None
 
 

@@ -171,7 +171,7 @@ def test_a_smaller_encoder_and_index_by_settings(bundle, root, run):
     assert size < bundle.manifest.files[ENCODER].size and report.difference > 1e-4 and 0.5 < report.cosine < 0.9999
     assert dict(bundle_rows(smaller.folder))["smaller encoder"].startswith("int8, 50% of its feed-forward units left out")
     found = evaluate(smaller.folder)  # golden queries hold, and what it costs is measured on its own lists
-    assert found.sums.metrics()["ndcg@10"] > 0.5 * run.test["ndcg@10"] and found.paths["popular"] == 0
+    assert found.sums.metrics()["ndcg@10"] > 0.5 * run.test["ndcg@10"]
 
 
 @pytest.mark.parametrize(("max_length", "cosine"), [(1, True), (2, False)])
