@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="begin_from", type=Path, metavar="RUN", help="a finished run to begin from, by string ids"
     )
+    parser.add_argument("--teacher", type=Path, metavar="RUN", help="a finished run of the same dataset to learn from, too")
     options = parser.parse_args()
     config = load_config(options.config, options.set)
     result = train(
@@ -31,6 +32,7 @@ def main() -> None:
         config,
         name=options.name,
         begin_from=options.begin_from,
+        teacher=options.teacher,
         on_epoch=lambda row: print(json.dumps(row), flush=True),
         on_note=lambda text: print(text, file=sys.stderr, flush=True),
     )

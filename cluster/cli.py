@@ -161,6 +161,9 @@ def train(
     begin_from: Annotated[
         Path | None, typer.Option("--from", help="A finished run to begin from: rows of the same ids, with their moments.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="A finished run of the same dataset, whose scores are learnt from, too.")
+    ] = None,
 ) -> None:
     """Train on Ray, choose the best epoch on validation, measure it on test. The same command resumes."""
     from cluster.run_reading import folder_of
@@ -178,6 +181,7 @@ def train(
                 on_step=view.step,
                 on_note=view.note,
                 begin_from=begin_from and (folder_of(begin_from, Path(settings.cluster.storage)) or begin_from),
+                teacher=teacher and (folder_of(teacher, Path(settings.cluster.storage)) or teacher),
             )
     except KeyboardInterrupt:
         console.err.print("Interrupted. The same command goes on from the last checkpoint.")
@@ -263,7 +267,7 @@ def export(
     view = console.ProgressView(metric=settings.train.metric)
     told: dict[str, Any] = {"on_epoch": view.epoch, "on_step": view.step, "on_note": view.note}
     with session(settings.cluster, only_trains=True) if refit else nullcontext(), view:
-        folder = publish(run, bundles, name=name, refit=refit, index=settings.index, **told)
+        folder = publish(run, bundles, name=name, refit=refit, index=settings.index, encoder=settings.encoder, **told)
     _print_bundle(folder)
 
 

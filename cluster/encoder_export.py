@@ -7,8 +7,9 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ TIMED = 15
 # Sums in another order move a number by less than 1e-6; positions, a mask or a window that are not the model's by 1e-2 and more
 # (docs/log.md). Golden queries allow scores as much.
 TOLERANCE = 1e-4
+# Cosine below which vectors of a rounded encoder are taken for a mistake: rounding to bytes leaves .999 and more.
+ROUNDED_ALIKE = 0.98
+
+Floats = NDArray[np.float32]
 
 
 def to_onnx(model: Any, width: int) -> bytes:
@@ -59,31 +64,66 @@ def to_onnx(model: Any, width: int) -> bytes:
     return content
 
 
-def compare(bundle: Bundle, model: Any) -> EncoderReport:
+def compare(bundle: Bundle, model: Any, plain: bytes | None = None, whole: Any = None) -> EncoderReport:
     """Encode real histories with the bundle's encoder and with the model, from their events on.
 
-    Raises BundleError where a number differs by more than TOLERANCE (of the largest, if that is above 1).
+    plain: the encoder as `to_onnx` wrote it, where the bundle's is a rounded one. whole: the model before it was pruned.
+    Raises BundleError where a number of the plain encoder differs from the model's by more than TOLERANCE (of the largest, if
+    that is above 1), or a rounded one's vectors point elsewhere.
     """
-    encoder = Encoder(bundle)
     histories = _histories(bundle)
-    given = np.concatenate(histories)
-    lengths = np.array([len(items) for items in histories])
-    users = np.arange(len(histories), dtype=np.int32)
-    theirs_BD = model.user_vectors(Histories.of_events(users, lengths, given)).float().cpu().numpy()
-    ours_BD = np.zeros_like(theirs_BD)
-    for row, items in enumerate(histories):
-        vector = encoder(items)
-        ours_BD[row] = 0 if vector is None else vector
-    difference = float(np.abs(ours_BD - theirs_BD).max(initial=0) / np.abs(theirs_BD).max(initial=1))
-    if not difference <= TOLERANCE:  # NaN is not
+    encoder = Encoder(bundle)
+    ours_BD, theirs_BD = _encoded(encoder, histories), _of_model(model, histories)
+    difference = _difference(ours_BD, theirs_BD)
+    exact = (
+        difference if plain is None else _difference(_encoded(Encoder(replace(bundle, encoder=plain)), histories), theirs_BD)
+    )
+    if not exact <= TOLERANCE:  # NaN is not
         raise BundleError(
-            f"{bundle.folder}: the exported encoder is {difference:.1e} from the model, more than {TOLERANCE:.0e}; nothing was "
+            f"{bundle.folder}: the exported encoder is {exact:.1e} from the model, more than {TOLERANCE:.0e}; nothing was "
             "published. Try another release of torch or onnxruntime."
         )
-    longest = histories[int(lengths.argmax())]
+    rounded = None if plain is None else _cosine(ours_BD, theirs_BD)
+    if rounded is not None and not rounded >= ROUNDED_ALIKE:
+        raise BundleError(
+            f"{bundle.folder}: vectors by the encoder of bytes have a cosine of {rounded:.3f} with the model's, less than "
+            f"{ROUNDED_ALIKE}; nothing was published. Export with encoder.storage = fp32."
+        )
+    longest = max(histories, key=len)
     return EncoderReport(
-        histories=len(histories), longest=len(longest), difference=difference, milliseconds=_milliseconds(encoder, longest)
+        histories=len(histories),
+        longest=len(longest),
+        difference=difference,
+        milliseconds=_milliseconds(encoder, longest),
+        cosine=rounded if whole is None else _cosine(ours_BD, _of_model(whole, histories)),
     )
+
+
+def _encoded(encoder: Encoder, histories: Sequence[NDArray[np.int32]]) -> Floats:
+    """[B, D] by the encoder; zeros where it has nothing to encode."""
+    vectors = [encoder(items) for items in histories]
+    width = next((len(vector) for vector in vectors if vector is not None), 0)
+    return np.stack([np.zeros(width, np.float32) if vector is None else vector for vector in vectors])
+
+
+def _of_model(model: Any, histories: Sequence[NDArray[np.int32]]) -> Floats:
+    """[B, D] by the model."""
+    lengths, users = np.array([len(items) for items in histories]), np.arange(len(histories), dtype=np.int32)
+    vectors: Floats = model.user_vectors(Histories.of_events(users, lengths, np.concatenate(histories))).float().cpu().numpy()
+    return vectors
+
+
+def _difference(ours_BD: Floats, theirs_BD: Floats) -> float:
+    if not ours_BD.size:
+        return 0.0 if not theirs_BD.any() else float("inf")
+    return float(np.abs(ours_BD - theirs_BD).max(initial=0) / np.abs(theirs_BD).max(initial=1))
+
+
+def _cosine(ours_BD: Floats, theirs_BD: Floats) -> float:
+    """Of the vectors of those that have one, on average."""
+    lengths = np.linalg.norm(ours_BD, axis=1) * np.linalg.norm(theirs_BD, axis=1)
+    has = lengths > 0
+    return float(((ours_BD * theirs_BD).sum(1)[has] / lengths[has]).mean()) if has.any() else 1.0
 
 
 def _histories(bundle: Bundle) -> list[NDArray[np.int32]]:

@@ -1,6 +1,6 @@
 """From a run's best checkpoint and its dataset to a published bundle; users stream through, a row group at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,21 +18,24 @@ from cluster.finished import best_model, open_finished
 from cluster.reading import item_counts, trained_until
 from cluster.trainer import OnEpoch, OnNote, OnStep, train
 from recsys.bundle import store
-from recsys.bundle.manifest import FoldIn
+from recsys.bundle.manifest import EncoderReport, FoldIn
 from recsys.bundle.read import Bundle
 from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
-from recsys.config import Config, IndexConfig
+from recsys.config import Config, EncoderConfig, IndexConfig
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
 from recsys.data.histories import Histories
-from recsys.models import Popularity
+from recsys.errors import ConfigError
+from recsys.models import MODELS, Popularity
 from recsys.models.base import listed_items
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
 from recsys.retrieval.measure import measure
 
 SEGMENTS_BEFORE = {schema.VALID: (schema.TRAIN,), schema.TEST: (schema.TRAIN, schema.VALID), schema.END: schema.SEGMENTS}
+
+Compared = Callable[[Bundle], EncoderReport]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def export(
     name: str | None = None,
     refit: bool = False,
     index: IndexConfig | None = None,
+    encoder: EncoderConfig | None = None,
     version: str | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
@@ -71,27 +75,30 @@ def export(
 
     name: by default the run's. refit: first train on all segments for as many epochs as validation chose, at the learning rates
     of that run, on the Ray that the caller connected (`cluster.session`); the metrics stay those of the run. on_epoch, on_step,
-    on_note: told of that as `train` tells. index: settings in place of the run's.
+    on_note: told of that as `train` tells. index, encoder: settings in place of the run's.
     Raises DataError for a run that is not finished, or where the dataset is not the one it learnt from, BundleError where
     the vectors are not finite, the version exists, or the exported encoder is not the model's, ConfigError for a name that no
-    bundle can have.
+    bundle can have, or where there is no encoder to write as asked.
     """
     run = Path(run).resolve()
     name = store.plain(name or run.name)
     source = _open(run)
+    _check_encoder(source.config.model.name, encoder or source.config.encoder)
     if refit and source.config.model.name != "popularity":
         source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
     if refit:
         source = replace(source, border=schema.END)
-    index = index or source.config.index
+    index, encoder = index or source.config.index, encoder or source.config.encoder
     items = _items(source)
     counts = items.column(schema.COUNT).to_numpy()
     contents = _contents(source, items, counts, index)
-    model = None
+    finish = partial(measure, audit_users=index.audit_users)
     if source.config.model.name != "popularity":
         model = best_model(source.trained, source.config, source.dataset, source.manifest, counts)
         contents = _with_vectors(contents, source, model, counts, index)
-    finish = partial(_measured, model=model, audit_users=index.audit_users)
+        if model.fold_in == "onnx":
+            contents, compared = _with_encoder(contents, model, encoder)
+            finish = partial(_measured, compared=compared, audit_users=index.audit_users)
     return write_bundle(Path(bundles), name, contents, version=version, finish=finish)
 
 
@@ -103,9 +110,9 @@ def _open(run: Path) -> _Source:
 def _refitted(run: Path, source: _Source, **told: Any) -> _Source:
     cluster = source.config.cluster.model_copy(update={"storage": str(run.parent)})
     config = source.config.model_copy(update={"cluster": cluster})
-    epochs = source.result["best_epoch"]
-    rates = runs.learning_rates(run, epochs)
-    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=epochs, refit_rates=rates, **told)
+    epochs, teacher = source.result["best_epoch"], source.result.get("teacher")
+    told |= {"refit_rates": runs.learning_rates(run, epochs), "teacher": Path(teacher) if teacher else None}
+    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=epochs, **told)
     return replace(source, trained=done.folder)
 
 
@@ -148,30 +155,42 @@ def _with_vectors(
         blocks=_blocks(source, model if model.known_user == "table" else None),
     )
     if model.fold_in == "onnx":
-        return _with_encoder(contents, model)
+        return contents
     fold_in = FoldIn(kind=model.fold_in, parameters=model.fold_in_parameters())
     return replace(contents, fold_in=fold_in, gram=gram_of(vectors, indexed) if model.fold_in == "ridge" else None)
 
 
-def _with_encoder(contents: BundleContents, model: Any) -> BundleContents:
+def _with_encoder(contents: BundleContents, model: Any, wanted: EncoderConfig) -> tuple[BundleContents, Compared]:
     """A model whose encoder is fed with other rows than its item vectors has `item_inputs()`: [N, I]."""
-    from cluster.encoder_export import to_onnx  # ONNX takes half a second to import
+    from cluster import encoder_export  # ONNX takes half a second to import
+    from cluster.encoder_smaller import as_bytes
+    from recsys.models.pruning import pruned
 
     assert contents.item_vectors is not None
     inputs = _numpy(model.item_inputs()) if hasattr(model, "item_inputs") else None
     width = (contents.item_vectors if inputs is None else inputs).shape[1]
     parameters = model.fold_in_parameters() | {"max_length": model.max_length}
-    fold_in = FoldIn(kind="onnx", parameters=parameters)
-    return replace(contents, fold_in=fold_in, encoder=to_onnx(model, width), item_inputs=inputs)
+    smaller = pruned(model, wanted.pruned) if wanted.pruned else model
+    plain = encoder_export.to_onnx(smaller, width)
+    content = as_bytes(plain) if wanted.storage == "int8" else plain
+    made = replace(contents, fold_in=FoldIn(kind="onnx", parameters=parameters), encoder=content, item_inputs=inputs)
+
+    def compared(bundle: Bundle) -> EncoderReport:
+        report = encoder_export.compare(bundle, smaller, None if content is plain else plain, model if wanted.pruned else None)
+        return report.model_copy(update=wanted.model_dump())
+
+    return made, compared
 
 
-def _measured(bundle: Bundle, *, model: Any, audit_users: int) -> dict[str, Any]:
+def _measured(bundle: Bundle, *, compared: Compared, audit_users: int) -> dict[str, Any]:
     """Fields of the manifest that take the finished files."""
-    if bundle.encoder is None:
-        return measure(bundle, audit_users)
-    from cluster.encoder_export import compare
+    return {"encoder": compared(bundle), **measure(bundle, audit_users)}
 
-    return {"encoder": compare(bundle, model), **measure(bundle, audit_users)}
+
+def _check_encoder(model: str, wanted: EncoderConfig) -> None:
+    """Raises ConfigError where a smaller encoder is asked for of a model that has none."""
+    if wanted != EncoderConfig() and getattr(MODELS[model], "fold_in", None) != "onnx":
+        raise ConfigError(f"encoder.storage, encoder.pruned: {model} has no encoder. Leave them out.")
 
 
 def _items(source: _Source) -> pa.Table:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recsys.bundle.manifest import MANIFEST_FILE, Manifest
+from recsys.bundle.manifest import MANIFEST_FILE, EncoderReport, Manifest
 
 
 def run_columns(run: Path) -> dict[str, dict[str, float]]:
@@ -41,7 +41,7 @@ def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
     ]
     if (index := manifest.index) is not None:
         rows += [
-            ("index", f"{index.kind}, {index.indexed:,} items"),
+            ("index", f"{index.kind} of {index.storage}, {index.indexed:,} items"),
             ("recall@10 against exact", f"{index.recall_at_10:.4f} (at least {index.recall_low:.4f}, {index.users} users)"),
             ("milliseconds a query", f"{index.ann_ms:.3f} (exact {index.exact_ms:.3f})"),
         ]
@@ -49,9 +49,18 @@ def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
         longest = f"{manifest.fold_in.parameters['max_length']:.0f}"
         rows += [
             ("encoder against the model", f"{encoder.difference:.1e} apart at most ({encoder.histories} histories)"),
+            *_smaller(encoder),
             ("milliseconds a history", f"{encoder.milliseconds:.2f} (of {longest} events)"),
         ]
     return rows
+
+
+def _smaller(encoder: EncoderReport) -> list[tuple[str, str]]:
+    if encoder.cosine is None:
+        return []
+    pruned = f", {encoder.pruned:.0%} of its feed-forward units left out" if encoder.pruned else ""
+    told = f"{encoder.storage}{pruned}: cosine {encoder.cosine:.4f} with the whole model's vectors"
+    return [("smaller encoder", told)]
 
 
 def _quality(manifest: Manifest) -> list[tuple[str, str]]:

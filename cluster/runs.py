@@ -45,12 +45,12 @@ def default_name(
     begun_from: Path | None = None,
     unusual: Mapping[str, Any] | None = None,
 ) -> str:
-    """`<model>-<8 hex>` of what decides the result: the dataset, and every setting but the cluster's.
+    """`<model>-<8 hex>` of what decides the result: the dataset, and every setting but the cluster's and the encoder's.
 
     So the same command finds its own run again, with whatever number of workers. unusual: what `task.unusual` gives.
     """
-    decisive = {"dataset": manifest.fingerprint, "refit": refit_epochs, **config.model_dump(mode="json", exclude={"cluster"})}
-    decisive |= unusual or {}
+    settings = config.model_dump(mode="json", exclude={"cluster", "encoder"})
+    decisive = {"dataset": manifest.fingerprint, "refit": refit_epochs, **settings} | dict(unusual or {})
     if begun_from is not None:
         decisive["begun_from"] = begun_from.name
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

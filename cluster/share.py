@@ -106,6 +106,7 @@ class Share:
         length = 1 if self.batch is Pairs else self._usual_length(model.max_length)
         most = -(-self.config.train.batch_size // self.world) * length
         told = [hard.device.type, hard.precision, hard.threads, most, self.catalogue.items, platform.node()]
+        told += [str(self.task.teacher)] if self.task.teacher else []
         key, known = json.dumps([*told, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
         if (found := micro_batch.remembered(known, key)) is not None:
             return found

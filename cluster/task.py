@@ -10,7 +10,7 @@ from recsys.data import schema
 RefitUntil = Literal["test", "end"]
 
 # What a run may be asked beyond the usual, and what is meant where its config.json does not say.
-USUAL: dict[str, Any] = {"refit_until": "end", "refit_rates": None, "measure_test": True}
+USUAL: dict[str, Any] = {"refit_until": "end", "refit_rates": None, "measure_test": True, "teacher": None}
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Task:
 
     refit_epochs: train for so many epochs, without validation, on what is before `refit_until`: train and validation (`test`)
     or all segments (`end`). refit_rates: the learning rate of each of these epochs; unset: the config's. measure_test: whether
-    the result says what the model is worth on test, if it has not learnt from it. begin_from: the folder of a finished run.
+    the result says what the model is worth on test, if it has not learnt from it. begin_from, teacher: folders of finished
+    runs, to begin from and to learn from.
     """
 
     dataset: Path
@@ -31,6 +32,7 @@ class Task:
     refit_until: RefitUntil = "end"
     refit_rates: tuple[float, ...] | None = None
     measure_test: bool = True
+    teacher: Path | None = None
 
     @property
     def epochs(self) -> int:
@@ -45,5 +47,10 @@ class Task:
 
 def unusual(**asked: Any) -> dict[str, Any]:
     """Of the keys of USUAL those that are asked otherwise, as JSON has them: they make a run another run."""
-    told = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
-    return {name: value for name, value in told.items() if value != USUAL[name]}
+    return {name: _plain(value) for name, value in asked.items() if value != USUAL[name]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

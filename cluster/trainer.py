@@ -64,6 +64,7 @@ def train(
     refit_rates: Sequence[float] | None = None,
     measure_test: bool = True,
     begin_from: Path | None = None,
+    teacher: Path | None = None,
 ) -> RunResult:
     """Train on a dataset folder and leave a run folder under `config.cluster.storage`.
 
@@ -74,7 +75,7 @@ def train(
     for so many epochs, without validation: on all segments, or with refit_until = "test" on those before test, which is then
     measured. refit_rates: the learning rate of each of these epochs, as of the run that chose how many (`runs.learning_rates`).
     measure_test: False leaves test alone. begin_from: a finished run, of another dataset as a rule, whose rows of users and
-    items that are in this one, too, are begun with.
+    items that are in this one, too, are begun with. teacher: a finished run of this dataset, whose scores are learnt from, too.
     Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or RecsysError
     where another process trains this run, or training failed more often than `cluster.max_failures`.
     """
@@ -83,13 +84,18 @@ def train(
     manifest = read_manifest(dataset)
     check(manifest, config, dataset)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
+    teacher = Path(teacher).resolve() if teacher is not None else None
     rates = None if refit_rates is None else tuple(refit_rates)
-    more = unusual(refit_until=refit_until, refit_rates=rates, measure_test=measure_test)
+    more = unusual(refit_until=refit_until, refit_rates=rates, measure_test=measure_test, teacher=teacher)
     folder = runs.run_folder(config, name or runs.default_name(manifest, config, refit_epochs, begin_from, more))
     if begin_from is not None and not (folder / runs.CONFIG).exists():  # else it began before
         from cluster import warm
 
         warm.check(begin_from, dataset, config)
+    if teacher is not None and not (folder / runs.RESULT).exists():
+        from cluster import teaching
+
+        teaching.check(teacher, dataset, config)
     with runs.held(folder), ThreadPoolExecutor(1) as aside:
         before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from, more)
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
@@ -97,7 +103,7 @@ def train(
             workers = "1 worker" if config.cluster.most_workers == 1 else f"{config.cluster.most_workers} workers"
             watch.note(f"Run {folder}: starting Ray and {workers}, which takes a while.")
             with session(config.cluster, only_trains=True):
-                asked = (refit_epochs, begin_from, refit_until, rates, measure_test)
+                asked = (refit_epochs, begin_from, refit_until, rates, measure_test, teacher)
                 _run(Task(dataset, folder, config, reader_cpus(config.cluster), *asked), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
         elif not (folder / runs.CURVES).exists():  # the start before was killed before it had drawn them

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.train
 
-from cluster import alternation, resuming, runs, warm, watchdog
+from cluster import alternation, resuming, runs, teaching, warm, watchdog
 from cluster.keeper import Keeper, Stopped
 from cluster.share import Share
 from cluster.task import Task
@@ -41,6 +41,9 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         _finish(share, model, None)
         return
     state = _resume_or_start(share, model, saved)
+    if share.task.teacher is not None:
+        learnt_from = (share.task.teacher, share.task.dataset, share.config, share.hardware.device)
+        bare(state.model).teacher = teaching.teacher(*learnt_from)
     if share.batch is not None:
         share.find_micro_batch(state)
     with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as share.alive:
@@ -179,6 +182,7 @@ def _result(share: Share, state: TrainState | None, valid: RankingSums | None, t
         "config": share.config.model_dump(mode="json"),
         "refit": share.task.refit_epochs is not None,
         "trained_until": share.task.border,
+        "teacher": str(share.task.teacher) if share.task.teacher else None,
         "epochs": epochs,
         "best_epoch": state.stopping.best_epoch + 1 if state and state.stopping.best_epoch >= 0 else epochs,
         "metrics": valid.metrics() if valid else {},

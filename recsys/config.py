@@ -190,6 +190,10 @@ class TrainConfig(Section):
     average: float = Field(0.0, ge=0, lt=1)
     """Decay, a step, of a running mean of the weights, which is then what is measured and kept; 0: the weights themselves.
     sasrec: 0.998."""
+    teacher_weight: float = Field(0.5, ge=0, le=1)
+    """--teacher: the part of the loss that is learnt from the teacher's scores; the rest is from what was watched."""
+    teacher_temperature: float = Field(1.0, gt=0)
+    """--teacher: divides the scores of both inside the softmax: larger shows more of what the teacher ranks low."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of all gradients together; unset: no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -230,10 +234,29 @@ class IndexConfig(Section):
     """Cells; unset: 4 times the root of the number of items."""
     ivf_probes: int = Field(32, ge=1)
     """Cells searched."""
+    storage: Literal["fp32", "fp16", "int8", "pq"] = "fp32"
+    """How the index holds vectors: whole, as halves, as bytes, or as codes of product quantization. The whole ones stay beside
+    it and rescore the head of each list."""
+    rerank: int = Field(4, ge=1)
+    """fp16, int8 and pq: how many times a list's length is rescored with the whole vectors."""
+    pq_dims: Literal[1, 2, 4, 8] = 4
+    """pq: dimensions that share a code."""
+    pq_bits: int = Field(8, ge=4, le=8)
+    """pq: bits of a code; fewer where there are too few items to learn so many codes from."""
     recall_floor: float = Field(0.95, ge=0, le=1)
     """Below this recall@10 against exact search the server answers exactly."""
     audit_users: int = Field(1000, ge=1)
     """Real user vectors on which recall and latency are measured at export."""
+
+
+class EncoderConfig(Section):
+    """How a model's encoder is written (`recsys export`)."""
+
+    storage: Literal["fp32", "int8"] = "fp32"
+    """Numbers that its matrices are held and multiplied as."""
+    pruned: float = Field(0.0, ge=0, lt=1)
+    """Share of the units of each feed-forward layer that is left out, those of the smallest norms first; nothing is trained
+    anew."""
 
 
 class ClusterConfig(Section):
@@ -302,6 +325,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     index: IndexConfig = IndexConfig()
+    encoder: EncoderConfig = EncoderConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="before")

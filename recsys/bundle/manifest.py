@@ -62,11 +62,14 @@ class FileEntry(_Part):
 class IndexReport(_Part):
     """The index, and its recall and latency against exact search, measured at export on real user vectors.
 
-    Latencies in milliseconds a query, one thread, batches of 64. `recall_low`: 95% lower bound over users.
+    Latencies in milliseconds a query, one thread, batches of 64. `recall_low`: 95% lower bound over users. storage: how the
+    index holds vectors; difference: how far that moves the scores of a few of its own items, of the largest.
     """
 
     kind: Literal["flat", "hnsw", "ivf"]
+    storage: Literal["fp32", "fp16", "int8", "pq"] = Field("fp32", exclude_if=lambda storage: storage == "fp32")
     parameters: dict[str, int]
+    difference: float = Field(0.0, ge=0, exclude_if=lambda difference: not difference)
     indexed: int
     recall_at_10: float
     recall_low: float
@@ -80,12 +83,17 @@ class EncoderReport(_Part):
 
     difference: the largest of any number of any of their vectors, as a share of the largest number or, where that is below 1,
     as it is; longest: events of the longest history; milliseconds: to encode one of `max_length` events, one thread.
+    storage: of its weights; pruned: the share of feed-forward units left out, and then the model it was made from is the pruned
+    one. cosine: of its vectors with those of the whole model, on average; where either was asked for.
     """
 
     histories: int
     longest: int
     difference: float
     milliseconds: float
+    storage: Literal["fp32", "int8"] = Field("fp32", exclude_if=lambda storage: storage == "fp32")
+    pruned: float = Field(0.0, ge=0, lt=1, exclude_if=lambda share: not share)
+    cosine: float | None = Field(None, exclude_if=lambda cosine: cosine is None)
 
 
 class GoldenQuery(_Part):

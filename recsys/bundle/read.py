@@ -18,7 +18,13 @@ from recsys.bundle.onnx_file import refuse_unsafe
 from recsys.data import schema
 from recsys.errors import BundleError
 
-KINDS = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSW, "ivf": faiss.IndexIVF}
+# By kind: what holds vectors whole, as halves or bytes, and as codes.
+KINDS: dict[str, tuple[Any, Any, Any]] = {
+    "flat": (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexPQ),
+    "hnsw": (faiss.IndexHNSWFlat, faiss.IndexHNSWSQ, faiss.IndexHNSWPQ),
+    "ivf": (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFPQ),
+}
+SCALAR = {faiss.ScalarQuantizer.QT_fp16: "fp16", faiss.ScalarQuantizer.QT_8bit: "int8"}
 
 
 @dataclass(frozen=True)
@@ -178,12 +184,22 @@ def _indexed(path: Path, index: Any, manifest: Manifest) -> NDArray[np.int32]:
     if not isinstance(index, faiss.IndexIDMap):
         raise BundleError(f"{path}: {type(index).__name__} maps no ids. Export again.")
     inner = faiss.downcast_index(index.index)
-    if not isinstance(inner, KINDS[report.kind]):  # it would refuse the search settings of another kind, at every request
-        raise BundleError(f"{path}: {type(inner).__name__}, the manifest says {report.kind}. Export again.")
+    # It would refuse the search settings of another kind, at every request.
+    if not isinstance(inner, KINDS[report.kind]) or _storage(inner, report.kind) != report.storage:
+        raise BundleError(f"{path}: {type(inner).__name__}, the manifest says {report.kind} of {report.storage}. Export again.")
     ids = faiss.vector_to_array(index.id_map)
     if len(ids) != index.ntotal or (len(ids) and (ids.min() < 0 or ids.max() >= manifest.items)) or (np.diff(ids) <= 0).any():
         raise BundleError(f"{path}: its id map does not fit the {manifest.items:,} items. Export again.")
     return ids.astype(np.int32)
+
+
+def _storage(inner: Any, kind: str) -> str | None:
+    """How an index of this kind holds vectors; None for what no bundle has."""
+    whole, scalar, codes = KINDS[kind]
+    if isinstance(inner, scalar):
+        holder: Any = faiss.downcast_index(inner.storage) if kind == "hnsw" else inner
+        return SCALAR.get(holder.sq.qtype) if hasattr(holder, "sq") else None
+    return "pq" if isinstance(inner, codes) else "fp32" if isinstance(inner, whole) else None
 
 
 def _cross_check(bundle: Bundle) -> None:

@@ -73,6 +73,8 @@ def padded_to_eight(vectors: Tensor) -> Tensor:
 class Model(Protocol):
     """A trainable model (an nn.Module) that ends in dot products.
 
+    One that can teach or be taught has, besides, `teacher` (`recsys.models.teacher.Teacher` or None) and `scored(batch)`.
+
     Shapes: B users, N items, D dimensions of an exported vector (a multiple of 8, biases folded in).
     """
 

@@ -168,7 +168,7 @@ class _SharedNegatives(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, task: _Task) -> Tensor:
-        dtype = _compute_dtype(user_BD)
+        dtype = compute_dtype(user_BD)
         with torch.autocast(user_BD.device.type, enabled=False):
             loss, *gradients = _loss_and_gradients(user_BD, positive_BD, negative_ND, task, dtype)
         ctx.save_for_backward(*gradients)
@@ -190,7 +190,7 @@ def _loss_and_gradients(
     offset_N = None if log_q_N is None else log_q_N.to(dtype)
     user_gradient, negative_gradient = torch.empty_like(user_BD), torch.zeros_like(negative_ND)
     positive_gradient_B, loss = torch.empty_like(positive_B), positive_B.new_zeros(())
-    for rows, hits in _blocks(user, negative, task.hits):
+    for rows, hits in blocks(user, negative, task.hits):
         logits = user[rows] @ negative.T
         block = task.rule(logits if offset_N is None else logits.sub_(offset_N), positive_B[rows], hits)
         weights = block.weights.to(dtype)
@@ -235,12 +235,13 @@ def _bound(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, task: _Tas
     return users * max(others) * task.sharpness - rarest
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """What matrix products of it are computed in."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
-def _blocks(user: Tensor, negative: Tensor, hits: Hits) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+def blocks(user: Tensor, negative: Tensor, hits: Hits) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
     """Slices of the events, with the accidental hits in each, counted from its start."""
     rows = max(1, BLOCK_ELEMENTS.get(user.device.type, 1 << 27) // max(len(negative), 1))
     starts = list(range(0, len(user), rows))

@@ -17,6 +17,7 @@ from recsys.data.seeds import seed_of
 from recsys.data.windows import Padded, Sequences, Windows, last_windows
 from recsys.models import losses
 from recsys.models.base import Catalogue, negatives_of, padded_to_eight
+from recsys.models.teacher import Scored, Teacher, wide
 
 # Tokens encoded at once, padding counted, where no gradients are made.
 EVALUATED = 1 << 15
@@ -45,6 +46,7 @@ class SequenceModel(nn.Module):
     learns: ClassVar[Literal["gradients", "alternating"]] = "gradients"
     known_user: ClassVar[Literal["table", "history"]] = "history"
     fold_in: Literal["ridge", "softmax", "onnx"] = "onnx"
+    teacher: Teacher | None = None
     trained: Tensor
     log_q: Tensor
 
@@ -85,12 +87,25 @@ class SequenceModel(nn.Module):
 
     def forward(self, batch: Sequences) -> Tensor:
         """The loss of a step's local events, summed and divided by the step's global count."""
+        scored = self.scored(batch)
+        loss = self._loss(scored, batch)
+        if self.teacher is not None:
+            loss = self.teacher.mixed(loss, scored, batch)
+        return loss / (batch.total if batch.total is not None else max(len(batch), 1))
+
+    def scored(self, batch: Sequences) -> Scored:
+        """What the logits of a step's local events are made of, before logQ."""
         padded = batch.windows.padded()
         item, told = (self._tensor(batch.windows.item[event]) for event in (padded.event, padded.event + 1))
         found = self.look_up(item, told, batch.negatives)
         hidden_TD = self._encoded(found.fed, padded)[self._tensor(padded.place)]
-        loss = self._loss(self.directed(hidden_TD.float()), found, told, batch.negatives)
-        return loss / (batch.total if batch.total is not None else max(len(batch), 1))
+        return Scored(
+            user=self.directed(wide(hidden_TD)),
+            positive=found.told,
+            negatives=found.negatives,
+            hits=losses.accidental_hits(told, batch.negatives),
+            sharpness=1.0 if self.config.loss == "gbce" else 1 / self.config.temperature,
+        )
 
     @torch.no_grad()
     def user_vectors(self, histories: Histories) -> Tensor:
@@ -123,14 +138,14 @@ class SequenceModel(nn.Module):
         """Of length 1 where vectors are compared by cosine."""
         return losses.unit(rows) if self.config.cosine else rows
 
-    def _loss(self, user_TD: Tensor, found: LookedUp, told_T: Tensor, negatives_N: Tensor) -> Tensor:
-        hits = losses.accidental_hits(told_T, negatives_N)
+    def _loss(self, scored: Scored, batch: Sequences) -> Tensor:
+        parts = scored[:4]
         if self.config.loss == "gbce":
-            return losses.gbce(user_TD, found.told, found.negatives, hits, confidence=self.confidence)
-        log_q = (self.log_q[told_T], self.log_q[negatives_N]) if self.corrects else None
-        return losses.sampled_softmax(
-            user_TD, found.told, found.negatives, hits, temperature=self.config.temperature, log_q=log_q
-        )
+            return losses.gbce(*parts, confidence=self.confidence)
+        log_q = None
+        if self.corrects:
+            log_q = self.log_q[self._tensor(batch.positives)], self.log_q[batch.negatives]
+        return losses.sampled_softmax(*parts, temperature=self.config.temperature, log_q=log_q)
 
     def _encoded(self, fed_TI: Tensor, padded: Padded) -> Tensor:
         """[W · L, D] what the encoder makes of windows. Padding is zeros and is not looked up, so it touches no item."""

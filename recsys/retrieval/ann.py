@@ -6,7 +6,7 @@ Shapes: B queries, N items, M of them indexed, D dimensions.
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import faiss
 import numpy as np
@@ -15,14 +15,16 @@ from threadpoolctl import threadpool_limits
 
 from recsys.bundle.manifest import IndexReport
 from recsys.config import IndexConfig
-from recsys.retrieval.topk import NOTHING, top_k
+from recsys.retrieval import indexes
+from recsys.retrieval.filters import contains
+from recsys.retrieval.indexes import Floats, Kind
+from recsys.retrieval.topk import NOTHING, rescore, top_k
 
-Floats = NDArray[np.float32]
-Kind = Literal["flat", "hnsw", "ivf"]
 AUDIT_K = 10
 AUDIT_BATCH = 64
 OVER_FETCH = 16  # candidates beyond k, so that rounding inside the index cannot move the border of a list
-TRAIN_A_CELL = 64  # vectors a cell that k-means looks at
+FEWEST = 2  # items that there is anything to be learnt from
+PROBES = 8  # items that an index is asked for by their own vectors
 
 
 def choose(items: int, config: IndexConfig) -> Kind:
@@ -35,12 +37,42 @@ def choose(items: int, config: IndexConfig) -> Kind:
 def build(item_vectors_ND: Floats, indexed: NDArray[np.int32], config: IndexConfig) -> tuple[Any, IndexReport]:
     """An inner-product index of the `indexed` items (ascending), its ids item numbers, and a report not yet measured."""
     vectors_MD = np.ascontiguousarray(item_vectors_ND[indexed], np.float32)
-    kind = choose(len(indexed), config)
-    inner, parameters = _BUILD[kind](vectors_MD, config)
-    index = faiss.IndexIDMap(inner)
-    index.add_with_ids(vectors_MD, indexed.astype(np.int64))
+    kind, storage = choose(len(indexed), config), config.storage
+    if len(indexed) < FEWEST:
+        kind, storage = "flat", "fp32"
+    index, parameters = indexes.build(vectors_MD, indexed.astype(np.int64), kind, storage, config)
+    apart = 0.0 if storage == "fp32" else difference(index, item_vectors_ND, indexed)
     unmeasured = {"recall_at_10": 0.0, "recall_low": 0.0, "users": 0, "ann_ms": 0.0, "exact_ms": 0.0}
-    return index, IndexReport(kind=kind, parameters=parameters, indexed=len(indexed), **unmeasured)
+    made = {"kind": kind, "storage": storage, "parameters": parameters, "difference": apart, "indexed": len(indexed)}
+    return index, IndexReport.model_validate(made | unmeasured)
+
+
+def is_exact(report: IndexReport) -> bool:
+    """Whether the index leaves nothing out and rounds nothing, so that exact search says the same, and faster."""
+    return report.kind == "flat" and report.storage == "fp32"
+
+
+def candidates(report: IndexReport, k: int) -> int:
+    """How many items the index is asked for, to be rescored with the full vectors, for a list of `k`."""
+    return k * report.parameters.get("rerank", 1) + OVER_FETCH
+
+
+def difference(index: Any, item_vectors_ND: Floats, indexed: NDArray[np.int32]) -> float:
+    """How far scores by the index are from those of the vectors by the same ids, asked for a few of its own items.
+
+    The largest, as a share of the list's largest score or, where that is below 1, as it is. Infinite where an id is none of
+    the `indexed` (ascending).
+    """
+    probes = indexed[np.linspace(0, len(indexed) - 1, min(PROBES, len(indexed))).astype(int)]
+    queries_BD = np.ascontiguousarray(item_vectors_ND[probes], np.float32)
+    furthest = 0.0
+    for query_D, scores, ids in zip(queries_BD, *index.search(queries_BD, min(AUDIT_K, len(indexed))), strict=True):
+        scores, ids = scores[ids != NOTHING], ids[ids != NOTHING]
+        if not contains(indexed, ids).all():
+            return math.inf
+        expected = rescore(query_D, item_vectors_ND[ids])
+        furthest = max(furthest, float(np.abs(scores - expected).max(initial=0) / np.abs(expected).max(initial=1)))
+    return furthest
 
 
 def search(index: Any, report: IndexReport, queries_BD: Floats, k: int) -> NDArray[np.int64]:
@@ -63,7 +95,7 @@ def audit(
     k = min(AUDIT_K, len(indexed))
     never = np.setdiff1d(np.arange(len(item_vectors_ND), dtype=np.int32), indexed)
     exact_BK, exact_ms = _timed(lambda part: top_k(part, item_vectors_ND, k, never=never)[0], queries_BD)
-    ann_BK, ann_ms = _timed(lambda part: search(index, report, part, k + OVER_FETCH), queries_BD)
+    ann_BK, ann_ms = _timed(lambda part: search(index, report, part, candidates(report, k)), queries_BD)
     hits_B = [len(np.intersect1d(exact, ann)) / max(k, 1) for exact, ann in zip(exact_BK, ann_BK, strict=True)]
     measured = {"recall_at_10": float(np.mean(hits_B)), "recall_low": lower_bound(np.array(hits_B)), "users": len(queries_BD)}
     return report.model_copy(update=measured | {"ann_ms": ann_ms, "exact_ms": exact_ms})
@@ -93,34 +125,6 @@ def _timed(search_part: Callable[[Floats], NDArray[Any]], queries_BD: Floats) ->
     return np.concatenate(parts), float(np.median(took))
 
 
-def _flat(vectors_MD: Floats, config: IndexConfig) -> tuple[Any, dict[str, int]]:
-    return faiss.IndexFlatIP(vectors_MD.shape[1]), {}
-
-
-def _hnsw(vectors_MD: Floats, config: IndexConfig) -> tuple[Any, dict[str, int]]:
-    index = faiss.IndexHNSWFlat(vectors_MD.shape[1], config.hnsw_m, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = config.hnsw_ef_construction, config.hnsw_ef_search
-    parameters = {"m": config.hnsw_m, "ef_construction": config.hnsw_ef_construction, "ef_search": config.hnsw_ef_search}
-    return index, parameters
-
-
-def _ivf(vectors_MD: Floats, config: IndexConfig) -> tuple[Any, dict[str, int]]:
-    """Cells found through a graph: so a query's cells do not depend on the batch, as they could by a GEMM's rounding."""
-    count, dims = vectors_MD.shape
-    lists = min(config.ivf_lists or int(4 * math.sqrt(count)) or 1, max(count, 1))
-    quantizer: Any = faiss.IndexHNSWFlat(dims, config.hnsw_m, faiss.METRIC_INNER_PRODUCT)
-    index = faiss.IndexIVFFlat(quantizer, dims, lists, faiss.METRIC_INNER_PRODUCT)
-    quantizer.this.disown()
-    index.own_fields = True
-    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = TRAIN_A_CELL, 1
-    index.train(vectors_MD)
-    index.nprobe = min(config.ivf_probes, lists)  # for who reads the file without our settings
-    return index, {"lists": lists, "probes": min(config.ivf_probes, lists)}
-
-
-_BUILD: dict[Kind, Callable[[Floats, IndexConfig], tuple[Any, dict[str, int]]]] = {"flat": _flat, "hnsw": _hnsw, "ivf": _ivf}
-
-
 def _search_parameters(report: IndexReport, k: int) -> Any:
     made: Any = faiss  # its type stubs lack what SWIG wraps
     if report.kind == "hnsw":
@@ -131,4 +135,4 @@ def _search_parameters(report: IndexReport, k: int) -> Any:
     return None
 
 
-__all__ = ["NOTHING", "audit", "build", "choose", "lower_bound", "search"]
+__all__ = ["NOTHING", "audit", "build", "candidates", "choose", "difference", "is_exact", "lower_bound", "search"]

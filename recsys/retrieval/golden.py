@@ -10,12 +10,12 @@ import numpy as np
 from recsys.bundle.manifest import GoldenQuery
 from recsys.bundle.read import Bundle
 from recsys.errors import BundleError, RequestError
-from recsys.retrieval.filters import contains
+from recsys.retrieval import ann
 from recsys.retrieval.requests import Answer, Event, Request
-from recsys.retrieval.topk import NOTHING, rescore
 
 ANSWERED = 10
 TOLERANCE = 1e-4  # of a score, for other processors' rounding
+ROUNDED_ALIKE = 1.25  # times what an index of rounded vectors was off when it was made
 History = tuple[Sequence[int], Sequence[float]]
 Recommend = Callable[[Sequence[Request]], list[Answer | RequestError]]
 
@@ -32,9 +32,9 @@ def record(bundle: Bundle, recommend: Recommend, histories: Iterable[History]) -
 
 def check(bundle: Bundle, recommend: Recommend) -> None:
     """Raises BundleError unless every golden query is answered as recorded and the index agrees with the vectors."""
-    golden = bundle.manifest.golden
+    golden, tolerance = bundle.manifest.golden, _tolerance(bundle)
     for query, answer in zip(golden, recommend(_requests(bundle, golden)), strict=True):
-        if not isinstance(answer, Answer) or not _same(query, answer):
+        if not isinstance(answer, Answer) or not _same(query, answer, tolerance):
             raise BundleError(f"{bundle.folder}: a golden query is answered otherwise than when it was made. Export again.")
     _check_index(bundle)
 
@@ -52,29 +52,30 @@ def _requests(bundle: Bundle, queries: Iterable[GoldenQuery]) -> list[Request]:
     ]
 
 
-def _same(query: GoldenQuery, answer: Answer) -> bool:
+def _tolerance(bundle: Bundle) -> float:
+    """Of a score. Where an encoder rounds what comes in to bytes, another processor's rounding can be a byte's."""
+    encoder = bundle.manifest.encoder
+    return TOLERANCE if encoder is None or encoder.storage == "fp32" else TOLERANCE + encoder.difference
+
+
+def _same(query: GoldenQuery, answer: Answer, tolerance: float) -> bool:
     """The same scores place by place, and the same items but where scores are too near to tell apart."""
     if len(query.answer) != len(answer.items):
         return False
     then, now = np.array(query.scores), answer.scores.astype(np.float64)
-    close = np.abs(then - now) <= TOLERANCE * np.maximum(1.0, np.abs(then))
+    close = np.abs(then - now) <= tolerance * np.maximum(1.0, np.abs(then))
     moved = np.array(query.answer) != answer.items
     gaps = np.abs(then[:, None] - then[None, :])
     np.fill_diagonal(gaps, np.inf)
-    return bool(close.all() and not (moved & (gaps.min(axis=1, initial=np.inf) > TOLERANCE)).any())
+    return bool(close.all() and not (moved & (gaps.min(axis=1, initial=np.inf) > tolerance)).any())
 
 
 def _check_index(bundle: Bundle) -> None:
-    """The scores that the index gives for a few of its own items must be those of the vectors by the same ids."""
-    if bundle.index is None or bundle.item_vectors is None or bundle.indexed is None or not len(bundle.indexed):
+    """The scores that the index gives for a few of its own items must be those of the vectors by the same ids: as near as they
+    were when it was made."""
+    report, indexed = bundle.manifest.index, bundle.indexed
+    if report is None or bundle.item_vectors is None or indexed is None or not len(indexed):
         return
-    probes = bundle.indexed[np.linspace(0, len(bundle.indexed) - 1, min(8, len(bundle.indexed))).astype(int)]
-    queries_BD = np.ascontiguousarray(bundle.item_vectors[probes])
-    scores_BK, ids_BK = bundle.index.search(queries_BD, min(ANSWERED, len(bundle.indexed)))
-    for query_D, scores, ids in zip(queries_BD, scores_BK, ids_BK, strict=True):
-        kept = ids != NOTHING
-        if not contains(bundle.indexed, ids[kept]).all():
-            raise BundleError(f"{bundle.folder}: the index names items it does not hold. Export again.")
-        expected = rescore(query_D, bundle.item_vectors[ids[kept]])
-        if (np.abs(scores[kept] - expected) > TOLERANCE * np.abs(expected).max(initial=1.0)).any():
-            raise BundleError(f"{bundle.folder}: index and item vectors do not belong together. Export again.")
+    apart = ann.difference(bundle.index, bundle.item_vectors, indexed)
+    if apart > TOLERANCE + ROUNDED_ALIKE * report.difference:
+        raise BundleError(f"{bundle.folder}: index and item vectors do not belong together. Export again.")

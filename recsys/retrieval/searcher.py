@@ -71,7 +71,7 @@ class Searcher:
         if self._why_exact is not None:
             return {}
         wanted = [place for place, query in enumerate(queries) if query.mode != "exact" and query.allowed is None]
-        sizes = {place: bucket(queries[place].k + len(queries[place].hidden) + ann.OVER_FETCH) for place in wanted}
+        sizes = {place: bucket(ann.candidates(self._report, queries[place].k) + len(queries[place].hidden)) for place in wanted}
         most = min(MOST_FETCHED, len(self._indexed) // LEAST_SHARE)
         fit = [place for place in wanted if sizes[place] <= most]
         return _grouped(fit, [sizes[place] for place in fit])
@@ -113,7 +113,7 @@ class Searcher:
 
     def _reason(self, query: Query) -> str | None:
         """Why the exact path, where that needs saying: not to who asked for it, nor where it is simply the better one."""
-        if query.mode == "exact" or (query.mode == "auto" and self._report.kind == "flat"):
+        if query.mode == "exact" or (query.mode == "auto" and ann.is_exact(self._report)):
             return None
         return self._why_exact or (NARROWED if query.mode == "ann" else None)
 
@@ -122,7 +122,7 @@ def _why_exact(bundle: Bundle) -> str | None:
     """Why the index is not asked at all; None if it is."""
     report = bundle.manifest.index
     assert report is not None
-    if report.kind == "flat":
+    if ann.is_exact(report):
         return "the catalogue is small enough for exact search"
     if report.recall_low < bundle.manifest.recall_floor:
         return f"the index missed too much at its audit: recall@10 at least {report.recall_low:.3f}, below the floor"

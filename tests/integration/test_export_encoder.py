@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cluster import encoder_export
+from cluster.evaluate import evaluate
 from cluster.export import export
 from cluster.report import bundle_rows
 from cluster.trainer import RunResult, train
@@ -160,6 +161,17 @@ def test_refit_learns_from_every_segment(bundle, root, run):
     refitted = open_bundle(export(run.folder, root / "bundles", name="refit", refit=True))
     assert refitted.manifest.vectors_from == ("train", "valid", "test") and refitted.manifest.encoder.difference < 1e-5
     assert refitted.encoder != bundle.encoder and refitted.manifest.metrics == bundle.manifest.metrics
+
+
+def test_a_smaller_encoder_and_index_by_settings(bundle, root, run):
+    wanted = load_config(overrides=["encoder.storage=int8", "encoder.pruned=0.5", "index.storage=int8"])
+    smaller = open_bundle(export(run.folder, root / "bundles", name="smaller", encoder=wanted.encoder, index=wanted.index))
+    report, size = smaller.manifest.encoder, smaller.manifest.files[ENCODER].size
+    assert (report.storage, report.pruned, smaller.manifest.index.storage) == ("int8", 0.5, "int8")
+    assert size < bundle.manifest.files[ENCODER].size and report.difference > 1e-4 and 0.5 < report.cosine < 0.9999
+    assert dict(bundle_rows(smaller.folder))["smaller encoder"].startswith("int8, 50% of its feed-forward units left out")
+    found = evaluate(smaller.folder)  # golden queries hold, and what it costs is measured on its own lists
+    assert found.sums.metrics()["ndcg@10"] > 0.5 * run.test["ndcg@10"]
 
 
 @pytest.mark.parametrize(("max_length", "cosine"), [(1, True), (2, False)])

@@ -1,5 +1,7 @@
 """A model of whole histories on a real local Ray: the same way as models of events, and as exact."""
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -7,11 +9,11 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.runs import read_rows
+from cluster.runs import read_json, read_rows
 from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.config import ClusterConfig, Config, load_config
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, DataError
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
 
@@ -112,6 +114,38 @@ def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, un
     places = [int(name[1:]) for name in ids]
     np.testing.assert_allclose(new["item_table"], old["item_table"][places], atol=1e-6)
     np.testing.assert_allclose(new["encoder.norm.weight"], old["encoder.norm.weight"], atol=1e-6)
+
+
+def test_a_smaller_student_learns_from_a_finished_run_and_resumes(root, dataset, undisturbed):
+    def taught(*more: str) -> RunResult:
+        small = settings(root, "model.dim=8", "model.max_length=5", "train.teacher_weight=0.9", *more)
+        return train(dataset, small, name="student", teacher=undisturbed.folder)
+
+    first = taught("train.epochs=1", "cluster.num_workers=2")
+    student = taught("train.epochs=2")
+    assert (first.resumed_from, student.resumed_from, student.epochs) == (None, 1, 2)
+    assert read_json(student.folder / "result.json")["teacher"] == str(undisturbed.folder)
+    losses = [row["loss"] for row in read_rows(student.folder)]
+    assert losses == sorted(losses, reverse=True)
+    with pytest.raises(ConfigError, match="teacher: "):
+        train(dataset, settings(root, "model.dim=8", "model.max_length=5", "train.teacher_weight=0.9"), name="student")
+
+
+def test_who_cannot_teach_is_refused_before_anything_starts(root, tmp_path, dataset, undisturbed):
+    def refused(error: type, match: str, *more: str, dataset: Path = dataset, teacher: Path = undisturbed.folder) -> None:
+        with pytest.raises(error, match=match):
+            train(dataset, settings(root, *more), name="refused", teacher=teacher)
+        assert not (root / "runs" / "refused").exists()
+
+    refused(ConfigError, "looks back on 6 events, the student on 7", "model.max_length=7")
+    refused(ConfigError, "mf cannot be the student. There are: sasrec", "model.name=mf", "model.loss=softmax")
+    refused(DataError, "no run folder", teacher=root / "nowhere")
+    write_dataset(tmp_path / "other", planted_histories(seed=5), shards=6)
+    refused(DataError, "not the dataset that undisturbed learnt from", dataset=tmp_path / "other")
+    shutil.copytree(undisturbed.folder, tmp_path / "refit")
+    result = read_json(tmp_path / "refit" / "result.json")
+    (tmp_path / "refit" / "result.json").write_text(json.dumps(result | {"refit": True}))
+    refused(DataError, "a refit has trained", teacher=tmp_path / "refit")
 
 
 def test_ratings_are_refused_before_anything_starts(root, dataset):
