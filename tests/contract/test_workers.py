@@ -35,7 +35,7 @@ CASES = {
     "two_tower": {"name": "two_tower", "dropout": 0.0, "id_dropout": 0.0, "negatives": None},
     "two_tower_rows": {"name": "two_tower", "dropout": 0.0, "id_dropout": 0.0, "negative_source": "in_batch"},
 }
-OF_HISTORIES = tuple(case for case in CASES if "name" in CASES[case])
+OF_HISTORIES = tuple(case for case in CASES if CASES[case].get("name") in ("sasrec", "two_tower"))
 
 
 class Mixed(nn.Module):
