@@ -162,7 +162,7 @@ class ModelConfig(Section):
     """two_tower: share of the items of a step that are told by their attributes alone, as one that nobody trained on is."""
     unobserved_weight: float | None = Field(None, gt=0)
     """ials: α, the weight of every pair's square beside an event's 1; larger shuns more of what was not watched. Unset: 20
-    times the share of all pairs that have an event."""
+    times the share of all pairs that have an event, at most 1."""
     ridge: float | None = Field(None, gt=0)
     """ials: λ, the L2 penalty: times (n + α·others)^frequency_power for a row with n events, others being the rows of the other
     table. Unset: such that with a power of 1 it is 0.15 over the events that a user has on average."""

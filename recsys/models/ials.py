@@ -18,8 +18,8 @@ from recsys.models.owned import RowOfUser, UserRanges
 # Times 1/√dim: of the entries of a vector to begin with, as in Rendle et al., RecSys 2022.
 DEVIATION = 0.1
 
-# Times the density of the events: α where none is set (docs/log.md). Of the four that the authors publish it is near two: .07
-# where they have .1 (ML20M), .03 for .02 (MSD), but 1 for .3 (ml-1m) and .05 for .007 (Pinterest).
+# Times the density of the events, and 1 at most: α where none is set (docs/log.md). Of the four that the authors publish it is
+# near two: .07 where they have .1 (ML20M), .03 for .02 (MSD), but 1 for .3 (ml-1m) and .05 for .007 (Pinterest).
 UNOBSERVED = 20.0
 
 # Over the events of a user on average: λ where none is set and ν is 1 (docs/log.md). Of the authors' settings it is near two:
@@ -45,7 +45,7 @@ class IALS(nn.Module):
     def __init__(self, config: ModelConfig, catalogue: Catalogue, seed: int) -> None:
         super().__init__()
         self.config, self.trained_items = config, catalogue.trained
-        self.weight = config.unobserved_weight or UNOBSERVED * catalogue.density
+        self.weight = config.unobserved_weight or min(1.0, UNOBSERVED * catalogue.density)
         self.ridge = config.ridge or self._usual_ridge(catalogue)
         self.owned = UserRanges.of([(0, catalogue.users)]) if catalogue.owned is None else catalogue.owned
         self.row_of_user = RowOfUser(self.owned)

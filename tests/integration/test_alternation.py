@@ -13,7 +13,7 @@ from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.bundle.read import open_bundle
 from recsys.config import ClusterConfig, Config, load_config
-from recsys.errors import Interrupted, RecsysError
+from recsys.errors import Interrupted
 from recsys.retrieval.fold_in import fold_in
 from tests.datasets import planted_histories, write_dataset
 
@@ -81,21 +81,10 @@ def test_a_refit_is_served_and_folds_in_what_its_table_holds(root, undisturbed):
     np.testing.assert_allclose(vectors, bundle.user_vectors, rtol=1e-3, atol=1e-4)
 
 
-def test_users_held_out_whole_are_folded_in(root, tmp_path):
-    roles = (["train"] * 24 + ["valid"] * 8 + ["test"] * 8) * 6
-    write_dataset(tmp_path / "dataset", HISTORIES, shards=6, row_group_events=120, roles=roles)
-    result = train(tmp_path / "dataset", settings(root), name="by-user")
-    assert result.test["ndcg@10"] > 2 * result.test_popularity["ndcg@10"]
-
-
 def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, undisturbed):
     ids = [f"i{number}" for number in np.random.default_rng(0).permutation(80)]
     write_dataset(tmp_path / "new", HISTORIES, shards=6, item_ids=ids)
     config = settings(root, "train.epochs=1")
     warm = train(tmp_path / "new", config, name="warm", begin_from=undisturbed.folder)
-    assert read_rows(warm.folder)[0]["loss"] < 0.9 * read_rows(undisturbed.folder)[0]["loss"]
-
-
-def test_events_that_do_not_fit_are_refused(root, dataset):
-    with pytest.raises(RecsysError, match=r"learns from memory alone.*cluster\.num_workers"):
-        train(dataset, settings(root, "cluster.hold_bytes=100"), name="too-many")
+    cold, *_, learnt = (row["loss"] for row in read_rows(undisturbed.folder))
+    assert read_rows(warm.folder)[0]["loss"] == pytest.approx(learnt, abs=0.1 * (cold - learnt))

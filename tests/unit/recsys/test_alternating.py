@@ -144,6 +144,7 @@ def test_unset_an_average_user_has_the_same_penalty_whatever_the_power(power):
 
 def test_unset_the_weight_of_what_was_not_watched_is_twenty_times_the_density():
     config = ModelConfig(name="ials", loss="squares", dim=DIM)
-    model = build(config, Catalogue(USERS, ITEMS, COUNTS), 0)
-    assert model.weight == pytest.approx(20 * WATCHED.sum() / (USERS * (ITEMS - 1)))
-    assert model.fold_in_parameters()["unseen"] == pytest.approx(20 * WATCHED.sum() / USERS)
+    sparse = build(config, Catalogue(50 * USERS, ITEMS, COUNTS, owned=UserRanges.of([(0, 1)])), 0)
+    assert sparse.weight == pytest.approx(20 * WATCHED.sum() / (50 * USERS * (ITEMS - 1)))
+    assert sparse.fold_in_parameters()["unseen"] == pytest.approx(20 * WATCHED.sum() / (50 * USERS))
+    assert build(config, Catalogue(USERS, ITEMS, COUNTS), 0).weight == 1, "never more than what was"
