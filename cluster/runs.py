@@ -189,9 +189,12 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return read_lines(folder / METRICS)
 
 
-def learning_rates(folder: Path, epochs: int) -> tuple[float, ...]:
-    """Of the first epochs of a run. Raises DataError where its metrics.jsonl does not tell them."""
-    rates = {row["epoch"]: row["learning_rate"] for row in read_rows(folder) if "learning_rate" in row}
+def learning_rates(folder: Path, epochs: int) -> tuple[float, ...] | None:
+    """Of the first epochs of a run; None of a model without any. Raises DataError where its metrics.jsonl does not tell them."""
+    told = read_rows(folder)
+    rates = {row["epoch"]: row["learning_rate"] for row in told if "learning_rate" in row}
+    if told and not rates:
+        return None
     if not rates.keys() >= set(range(1, epochs + 1)):
         raise DataError(f"{folder / METRICS}: does not tell the learning rates of {epochs} epochs. Train this run again.")
     return tuple(rates[epoch] for epoch in range(1, epochs + 1))

@@ -35,7 +35,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"negatives": None},
         "train": {
             "learning_rate": 0.002,
-            "average": 0.998,
+            "average": 0.999,
             "batch_size": 128,
             "epochs": 100,
             "patience": 10,
@@ -189,7 +189,7 @@ class TrainConfig(Section):
     """Step size at the first epoch. sasrec: 0.002; two_tower: 0.001."""
     average: float = Field(0.0, ge=0, lt=1)
     """Decay, a step, of a running mean of the weights, which is then what is measured and kept; 0: the weights themselves.
-    sasrec: 0.998."""
+    sasrec: 0.999."""
     teacher_weight: float = Field(0.5, ge=0, le=1)
     """--teacher: the part of the loss that is learnt from the teacher's scores; the rest is from what was watched."""
     teacher_temperature: float = Field(1.0, gt=0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cluster import alternation
+from cluster.reading import trained_until
 from recsys.config import load_config
 from recsys.data.dataset import DatasetManifest
 from recsys.errors import RecsysError
@@ -16,14 +17,13 @@ HISTORIES = planted_histories(users=40)
 ROLES = (["train"] * 6 + ["test"] * 2) * 5
 
 
-def share_of(folder, manifest: DatasetManifest, *, refits: bool = False, limit: str = "none"):
+def share_of(folder, manifest: DatasetManifest, *, border: str = "valid", limit: str = "none"):
     """What `events_of` asks of a Share."""
     return SimpleNamespace(
         events=None,
-        files=manifest.user_files[::-1],
-        refits=refits,
+        files=trained_until(folder, manifest, border).user_files[::-1],
         manifest=manifest,
-        task=SimpleNamespace(dataset=folder),
+        task=SimpleNamespace(dataset=folder, border=border),
         hardware=SimpleNamespace(device=torch.device("cpu")),
         config=load_config(overrides=["model.name=ials", f"cluster.hold_bytes={limit}"]),
         workers_on_host=1,
@@ -49,7 +49,7 @@ def test_events_are_read_in_the_order_of_rows_and_none_of_users_held_out(dataset
 
 
 def test_a_refit_learns_from_every_segment_of_everybody(dataset):
-    events = alternation.events_of(share_of(*dataset, refits=True))
+    events = alternation.events_of(share_of(*dataset, border="end"))
     assert events.of_users.column.tolist() == HISTORIES.item.tolist()
 
 

@@ -184,3 +184,5 @@ def test_learning_rates_are_those_of_the_epochs_asked_for(tmp_path):
     assert runs.learning_rates(tmp_path, 2) == (1.0, 0.5)
     with pytest.raises(DataError, match=r"metrics\.jsonl: does not tell the learning rates of 4 epochs"):
         runs.learning_rates(tmp_path, 4)
+    runs.write_rows(tmp_path, [{"epoch": 1}])
+    assert runs.learning_rates(tmp_path, 1) is None
