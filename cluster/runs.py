@@ -190,7 +190,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def learning_rates(folder: Path, epochs: int) -> tuple[float, ...] | None:
-    """Of the first epochs of a run; None of a model without any. Raises DataError where its metrics.jsonl does not tell them."""
+    """Of the first epochs of a run; None of a model without any. Raises DataError where metrics.jsonl does not tell them."""
     told = read_rows(folder)
     rates = {row["epoch"]: row["learning_rate"] for row in told if "learning_rate" in row}
     if told and not rates:
