@@ -50,7 +50,8 @@ class SoftmaxFoldIn:
         """[D] for the items of a history, each with a train event. Of no items, the average user's."""
         user_F = np.zeros(self._free, np.float32)
         if len(items):
-            sum_F = self._vectors[items, : self._free].sum(0) * np.float32(self._sharpness)
+            # Ascending: the order of a history must not move a rounding.
+            sum_F = self._vectors[np.sort(items), : self._free].sum(0) * np.float32(self._sharpness)
             user_F = self._solved(sum_F, len(items))
         if self._unit:
             user_F /= max(float(np.linalg.norm(user_F)), 1e-12)

@@ -57,6 +57,12 @@ def test_the_steps_it_takes_come_near_enough():
     assert gradient(user, table, history, PARAMETERS).norm() < 0.02 * at_start
 
 
+def test_the_order_of_a_history_moves_no_bit():
+    fold_in, history = SoftmaxFoldIn(vectors(), trained(), PARAMETERS), trained()[:20]
+    shuffled = np.random.default_rng(0).permutation(history)
+    assert fold_in(history).tobytes() == fold_in(shuffled).tobytes()
+
+
 def test_of_nothing_it_makes_the_average_user():
     user = SoftmaxFoldIn(vectors(), trained(), PARAMETERS)(np.zeros(0, np.int32))
     assert not user[:FREE].any() and user[FREE] == 1
