@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-STEPS = 8  # of 100 histories of ml-1m, two more steps moved NDCG@10 by less than its noise
+# Most steps. A step that promises less than SETTLED nats an event is left out: two to five are taken then in place of five to
+# eight, and NDCG@10 of 1,500 users of ml-1m is the same to its noise, in each of three models.
+STEPS, SETTLED = 8, 0.03
 HALVINGS = 8
 SUFFICIENT = 1e-4  # Armijo's condition
 # A step reads all items twice. Of more than this many, the most popular half and a sample of the others stand for all.
@@ -69,9 +71,11 @@ class SoftmaxFoldIn:
             normaliser, share_M = _log_sum_exp(logits_M)
             downhill_F = sum_F - events * (share_M @ self._items_MF) - self._ridge * user_F
             step_F = ((downhill_F @ self._axes_FF) / stiffness_F @ self._axes_FF.T).astype(np.float32)
+            expected, length = float(downhill_F @ step_F), 1.0
+            if expected < SETTLED * events:
+                break
             change_M = self._items_MF @ step_F
             before = events * normaliser - sum_F @ user_F + self._ridge / 2 * (user_F @ user_F)
-            expected, length = float(downhill_F @ step_F), 1.0
             for _ in range(HALVINGS):
                 moved_F, moved_M = user_F + np.float32(length) * step_F, logits_M + np.float32(length) * change_M
                 after = events * _log_sum_exp(moved_M)[0] - sum_F @ moved_F + self._ridge / 2 * (moved_F @ moved_F)
