@@ -107,6 +107,7 @@ def prepare(
 ) -> None:
     """Turn raw files into a dataset folder."""
     from cluster.append import append as grow
+    from cluster.outcome import print_counts
     from cluster.prepare import make, recognised
     from cluster.session import session
     from recsys.data.forget import read_ids
@@ -123,7 +124,7 @@ def prepare(
             grow(append, sources or (), dataset, settings.data, view.stage, forget=users, keep_parsed=keep_parsed)
         elif source is not None:
             make(source, dataset, settings.data, view.stage, forget=users, keep_parsed=keep_parsed)
-    _print_counts(dataset, summarise(place))
+    print_counts(dataset, summarise(place))
     console.say(f"Next: recsys train {dataset}")
 
 
@@ -134,13 +135,14 @@ def inspect(
     json_: JsonOption = False,
 ) -> None:
     """Print a dataset's counts, time span, most watched and rejects; draw its popularity and activity curves."""
+    from cluster.outcome import print_counts
     from cluster.pictures import draw_dataset
     from recsys.data.summary import summarise
 
     summary = summarise(dataset)
     if json_:
         return console.print_json(summary.as_dict())
-    _print_counts(dataset, summary)
+    print_counts(dataset, summary)
     rows = [(i + 1, item.title or item.item_id, item.count) for i, item in enumerate(summary.most_watched)]
     console.print_rows("Most watched", ("", "item", "train events"), rows, right=("", "train events"))
     place = dataset.resolve()
@@ -166,6 +168,7 @@ def train(
     ] = None,
 ) -> None:
     """Train on Ray, choose the best epoch on validation, measure it on test. The same command resumes."""
+    from cluster.outcome import print_run
     from cluster.run_reading import folder_of
     from cluster.trainer import train as fit
 
@@ -186,7 +189,7 @@ def train(
     except KeyboardInterrupt:
         console.err.print("Interrupted. The same command goes on from the last checkpoint.")
         raise
-    _print_run(result, settings.train.metric)
+    print_run(result, settings.train.metric)
 
 
 @app.command()
@@ -257,6 +260,7 @@ def export(
 ) -> None:
     """Publish a run's best model as a checked bundle with an audited index."""
     from cluster.export import export as publish
+    from cluster.outcome import print_bundle
     from cluster.run_reading import folder_of
     from cluster.runs import CONFIG, read_json
     from cluster.session import session
@@ -268,7 +272,7 @@ def export(
     told: dict[str, Any] = {"on_epoch": view.epoch, "on_step": view.step, "on_note": view.note}
     with session(settings.cluster, only_trains=True) if refit else nullcontext(), view:
         folder = publish(run, bundles, name=name, refit=refit, index=settings.index, encoder=settings.encoder, **told)
-    _print_bundle(folder)
+    print_bundle(folder)
 
 
 @app.command()
@@ -349,11 +353,12 @@ def runs_compare(
 ) -> None:
     """What differs between runs, what came of each, and a picture of their curves over one another."""
     from cluster import run_reading, run_tables
+    from cluster.outcome import overlay_curves
 
     if len(runs) < 2:
         raise ConfigError("Give two runs or more to compare; `recsys runs show RUN` is for one.")
     found = [run_reading.find_run(run, storage) for run in runs]
-    picture = _draw_comparison(found, out)
+    picture = overlay_curves(found, out)
     if json_:
         return print(run_tables.as_json({**run_tables.compared(found), "picture": picture}))
     for table in run_tables.comparison(found):
@@ -486,50 +491,6 @@ def demo(
         return serving(ServeArgs(bundles=str(bundles.resolve()), port=port))
 
     run_demo(data, workspace, wait, load_config(config, set_ or ()), service, Client)
-
-
-def _print_counts(dataset: Path, summary: Any) -> None:
-    console.print_rows(f"Dataset {dataset}", ("what", "value"), summary.rows(), right=("value",))
-
-
-def _print_run(result: Any, metric: str) -> None:
-    from cluster.report import no_better_than_popularity, run_columns
-
-    if result.already_finished:
-        console.say("This run had finished before; here is what came of it. Another --name, seed or setting makes a new one.")
-    if result.resumed_from:
-        console.say(f"Resumed after epoch {result.resumed_from}.")
-    title = f"Run {result.folder}: best epoch {result.best_epoch} of {result.epochs}"
-    console.print_metrics(title, run_columns(result.folder))
-    after = f"Next: recsys export {result.folder}"
-    if no_better_than_popularity(result.folder, metric):
-        console.say(f"By {metric} this model is no better than the list of the most watched: do not serve it in its place.")
-        after = "Look there whether it still learns: then give it more train.epochs, else another train.learning_rate."
-    console.say(f"Curves: {result.folder / 'curves.png'}. {after}")
-
-
-def _draw_comparison(found: Any, out: Path) -> Path | None:
-    """Overlay the curves of those runs that have any; None if there are none."""
-    from cluster.curves import draw_comparison
-    from cluster.run_tables import labels
-
-    rows = {
-        name: [row.model_dump() for row in run.epochs] for name, run in zip(labels(found), found, strict=True) if run.epochs
-    }
-    if not rows:
-        return None
-    try:
-        draw_comparison(rows, out, metric=next((run.metric for run in found if run.metric), ""))
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror}). Choose another place with --out.") from None
-    return out
-
-
-def _print_bundle(folder: Path) -> None:
-    from cluster.report import bundle_rows
-
-    console.print_rows(f"Bundle {folder}", ("what", "value"), bundle_rows(folder))
-    console.say(f"Next: recsys serve {folder.parent}")
 
 
 def _numbers(text: str, option: str) -> list[int]:

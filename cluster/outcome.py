@@ -1,0 +1,52 @@
+"""What the commands print at their end: a dataset, a run, runs side by side, a bundle."""
+
+from pathlib import Path
+from typing import Any
+
+from cluster import console
+from cluster.report import bundle_rows, no_better_than_popularity, run_columns
+from recsys.errors import ConfigError
+
+
+def print_counts(dataset: Path, summary: Any) -> None:
+    """A dataset's counts."""
+    console.print_rows(f"Dataset {dataset}", ("what", "value"), summary.rows(), right=("value",))
+
+
+def print_run(result: Any, metric: str) -> None:
+    """What came of a run, and what to do next. metric: the one that chose its best epoch."""
+    if result.already_finished:
+        console.say("This run had finished before; here is what came of it. Another --name, seed or setting makes a new one.")
+    if result.resumed_from:
+        console.say(f"Resumed after epoch {result.resumed_from}.")
+    title = f"Run {result.folder}: best epoch {result.best_epoch} of {result.epochs}"
+    console.print_metrics(title, run_columns(result.folder))
+    after = f"Next: recsys export {result.folder}"
+    if no_better_than_popularity(result.folder, metric):
+        console.say(f"By {metric} this model is no better than the list of the most watched: do not serve it in its place.")
+        after = "Look there whether it still learns: then give it more train.epochs, else another train.learning_rate."
+    console.say(f"Curves: {result.folder / 'curves.png'}. {after}")
+
+
+def overlay_curves(found: Any, out: Path) -> Path | None:
+    """The curves of those runs that have any, in one picture; None if there are none. Raises ConfigError where it cannot be
+    written."""
+    from cluster.curves import draw_comparison
+    from cluster.run_tables import labels
+
+    rows = {
+        name: [row.model_dump() for row in run.epochs] for name, run in zip(labels(found), found, strict=True) if run.epochs
+    }
+    if not rows:
+        return None
+    try:
+        draw_comparison(rows, out, metric=next((run.metric for run in found if run.metric), ""))
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}). Choose another place with --out.") from None
+    return out
+
+
+def print_bundle(folder: Path) -> None:
+    """What was published."""
+    console.print_rows(f"Bundle {folder}", ("what", "value"), bundle_rows(folder))
+    console.say(f"Next: recsys serve {folder.parent}")
