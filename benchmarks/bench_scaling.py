@@ -26,7 +26,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = measure(options, Path(folder))
     figures = {str(workers): figures_of(done) for workers, done in runs.items()}
-    publish("scaling", "Training by more workers", describe(options, figures), figures, vars(options))
+    settings = vars(options) | {"source": Path(options.source).name}
+    publish("scaling", "Training by more workers", describe(options, figures), figures, settings)
 
 
 def arguments() -> argparse.Namespace:
