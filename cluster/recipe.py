@@ -1,16 +1,14 @@
 """Recipes: how a published figure is made again, as TOML. One a figure, under recipes/."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recsys.config import MODEL_NAMES, RANKING_METRICS, Config, check_model, config_of, nearest
+from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, config_of, nearest, read_toml
 from recsys.errors import ConfigError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LOWER_IS_BETTER = ("rmse", "mae")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -142,12 +140,7 @@ def find_recipe(asked: str, folder: Path = RECIPES) -> Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe's file. Raises ConfigError with the nearest name for an unknown key, or with what a value should be."""
-    try:
-        told = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). `recsys reproduce --list` shows the recipes.") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}.") from None
+    told = read_toml(path, "`recsys reproduce --list` shows the recipes.")
     sections = {name: told.pop(name) for name in Config.model_fields if name in told}
     known = [name for name in Recipe.model_fields if name not in ("name", "config")]
     for name in told:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,10 @@ from typing import Any
 from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session
 from cluster.task import RefitUntil, Task, unusual
-from recsys.config import MODEL_NAMES, RANKING_METRICS, Config, check_model
+from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
-
-POLL_SECONDS = 0.2
 
 OnEpoch = Callable[[dict[str, Any]], None]
 OnStep = Callable[[int, int, int], None]
@@ -138,7 +135,7 @@ def check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
     check_model(config.model)
     metric, at, k = config.train.metric.partition("@")
     ranks = metric in (*RANKING_METRICS, "coverage") and bool(at) and k.isdigit() and int(k) > 0
-    rates = config.train.metric in ("rmse", "mae") and config.model.loss == "mse"
+    rates = config.train.metric in LOWER_IS_BETTER and config.model.loss == "mse"
     if not (ranks or rates):
         raise ConfigError(
             f"train.metric = {config.train.metric!r}: give one of {', '.join(RANKING_METRICS)} with @k, such as ndcg@10; "
@@ -148,31 +145,22 @@ def check(manifest: DatasetManifest, config: Config, dataset: Path) -> None:
 
 def _run(task: Task, watch: "_Watch") -> None:
     """Fit in a thread, so that this one can watch, and be asked to stop."""
-    failures: list[BaseException] = []
 
     def fit() -> None:
-        try:
-            from cluster.fit import trainer
+        from cluster.fit import trainer
 
-            trainer(task).fit()
-        except BaseException as error:
-            failures.append(error)
+        trainer(task).fit()
 
     def ask() -> None:
         runs.ask_to_stop(task.folder)
         watch.note("Stopping after a checkpoint. Ctrl-C again stops at once.")
 
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    with interrupts.listening(ask) as request:
-        thread.start()
-        while thread.is_alive() and not request.overdue():
-            thread.join(POLL_SECONDS)
-            watch.look()
+    request, failure = interrupts.beside(fit, ask, watch.look)
     watch.look()
-    if failures:
+    if failure is not None:
         from cluster.own_errors import own_error
 
-        raise own_error(failures[0]) or _failed(task, failures[0]) from failures[0]
+        raise own_error(failure) or _failed(task, failure) from failure
     if runs.read_json(task.folder / runs.RESULT) is None:
         raise Interrupted(f"Stopped. The same command goes on from {task.folder}.", request.signal or signal.SIGTERM)
 

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import signal
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
 ABOUT, PICTURE = "tune.json", "trials.png"
 RAY_TUNES_OWN = ".ray-tune"  # its records: pickles, which nobody reads back
 SAMPLED = 64  # settings put together by chance, one of which a model must be able to have
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -73,33 +71,24 @@ def _run(folder: Path, dataset: Path, config: Config, space: Space, at_once: int
     from cluster.tuning.searcher import Trials
 
     searcher = Trials(folder, dataset, config, space, at_once=at_once, on_epoch=watch.epoch, on_trial=watch.trial)
-    failures: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            _tuner(folder, searcher).fit()
-        except BaseException as error:
-            failures.append(error)
 
     def ask() -> None:
         searcher.leave()
         watch.note("Stopping after checkpoints. Ctrl-C again stops at once.")
 
-    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-    with interrupts.listening(ask) as request:
-        thread.start()
-        while thread.is_alive() and not request.overdue():
-            thread.join(POLL_SECONDS)
-            watch.look(searcher.running_trials())
-            if searcher.leaving:
-                searcher.leave()
+    def look() -> None:
+        watch.look(searcher.running_trials())
+        if searcher.leaving:
+            searcher.leave()  # a run that has begun since must hear it, too
+
+    request, failure = interrupts.beside(lambda: _tuner(folder, searcher).fit(), ask, look)
     shutil.rmtree(folder / RAY_TUNES_OWN, ignore_errors=True)
     if request.signal is not None:
         raise Interrupted(f"Stopped. The same command goes on from {folder}.", request.signal or signal.SIGTERM)
     if searcher.fatal:
         raise DataError(searcher.fatal)
-    if failures:
-        raise RecsysError(f"Ray Tune failed: {failures[0]}\nThe same command goes on from {folder}.") from failures[0]
+    if failure is not None:
+        raise RecsysError(f"Ray Tune failed: {failure}\nThe same command goes on from {folder}.") from failure
 
 
 def _tuner(folder: Path, searcher: Any) -> Any:

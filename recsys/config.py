@@ -17,9 +17,10 @@ Repeats = Literal["last", "first", "keep"]
 # An event of a macro-batch, as read and as permuted: item and rating, with user or time.
 MACRO_BATCH_BYTES = 32
 
-# Said here too, so that settings can be checked before PyTorch is loaded: the models, and metrics that have a @k.
+# Said here too, so that settings can be checked before PyTorch is loaded: the models, metrics that have a @k, and errors.
 MODEL_NAMES = ("popularity", "mf", "ials", "sasrec", "two_tower")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
+LOWER_IS_BETTER = ("rmse", "mae")
 
 # What each model can learn by.
 LOSSES = {
@@ -362,7 +363,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = (), base: d
     """
     values: dict[str, Any] = {name: dict(section) for name, section in (base or {}).items()}
     if path is not None:
-        _merge(values, _read_toml(path), where=str(path))
+        _merge(values, read_toml(path, "Give an existing TOML file to --config."), where=str(path))
     for override in overrides:
         _merge(values, _parse_override(override), where=f"--set {override}")
     return _validated(values)
@@ -375,7 +376,7 @@ def config_of(sections: dict[str, Any], where: str) -> Config:
     return _validated(values)
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """A hint for a name that is not known: the one that was meant, or all there are."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
@@ -396,11 +397,12 @@ def _validated(values: dict[str, Any]) -> Config:
         raise ConfigError(_explain(error)) from None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, what_next: str) -> dict[str, Any]:
+    """What a file says. Raises ConfigError where it cannot be read, with what to do then, or is not TOML."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing TOML file to --config.") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). {what_next}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}.") from None
 

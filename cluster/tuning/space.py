@@ -1,8 +1,6 @@
 """What `recsys tune` may try, and what for: a TOML file, checked whole before anything starts. Knows neither Ray nor Optuna."""
 
-import difflib
 import random
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recsys.config import Config, load_config, setting_fields
+from recsys.config import Config, load_config, nearest, read_toml, setting_fields
 from recsys.errors import ConfigError
 
 SECTIONS = ("model", "train", "index")
@@ -101,12 +99,7 @@ def read_space(path: Path, base: Config) -> Space:
 
     Raises ConfigError for a file that cannot be read, an unknown name with the nearest one, or a value no setting can have.
     """
-    try:
-        told = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give a TOML file with a [space].") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}.") from None
+    told = read_toml(path, "Give a TOML file with a [space].")
     for name in told:
         _known(name, ("space", "goal", "search"), f"{path}: no table [{name}].")
     goal = _part(Goal, told, "goal", path)
@@ -229,5 +222,4 @@ def _examples(domain: tuple[Value, ...] | Range) -> Iterator[Value]:
 
 def _known(name: str, known: tuple[str, ...], told: str) -> None:
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise ConfigError(f"{told} Did you mean {close[0]}?" if close else f"{told} There are: {', '.join(known)}.")
+        raise ConfigError(told + nearest(name, known))

@@ -9,13 +9,12 @@ from typing import Any
 
 from cluster import runs
 from cluster.tuning.space import SECTIONS, Goal, Settings, configured
-from recsys.config import Config
+from recsys.config import LOWER_IS_BETTER, Config
 
 TRIALS, BEST = "trials.jsonl", "best.toml"
 RUNNING, FINISHED, STOPPED, FAILED, REFUSED = "running", "finished", "stopped early", "failed", "refused"
 OVER = (FINISHED, STOPPED, REFUSED)
 """States that stay; a trial in another is gone on with."""
-LOWER_IS_BETTER = ("rmse", "mae")
 
 
 @dataclass(frozen=True)

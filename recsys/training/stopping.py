@@ -7,9 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from recsys.config import TrainConfig
-
-LOWER_IS_BETTER = {"rmse", "mae"}
+from recsys.config import LOWER_IS_BETTER, TrainConfig
 
 
 @dataclass

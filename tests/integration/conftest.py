@@ -22,6 +22,13 @@ def small_ray(cache):
 
 
 @pytest.fixture(scope="module")
+def ray_for_two(cache):
+    """A Ray for two workers."""
+    with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=100 << 20)):
+        yield
+
+
+@pytest.fixture(scope="module")
 def root(tmp_path_factory, request):
     """A folder for what a module makes."""
     return tmp_path_factory.mktemp(request.module.__name__.removeprefix("test_"))

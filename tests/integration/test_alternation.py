@@ -9,15 +9,14 @@ import pytest
 
 from cluster.export import export
 from cluster.runs import read_rows
-from cluster.session import session
 from cluster.trainer import RunResult, train
 from recsys.bundle.read import open_bundle
-from recsys.config import ClusterConfig, Config, load_config
+from recsys.config import Config, load_config
 from recsys.errors import Interrupted
 from recsys.retrieval.fold_in import fold_in
 from tests.datasets import planted_histories, write_dataset
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_for_two")]
 
 HISTORIES = planted_histories()
 SETTINGS = (
@@ -28,12 +27,6 @@ SETTINGS = (
     "cluster.readers=1",
     f"cluster.object_store_bytes={100 << 20}",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(cache):
-    with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=100 << 20)):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ import psutil
 import pytest
 
 from cluster.runs import read_json, read_rows
-from cluster.session import session
 from cluster.trainer import RunResult, train
-from recsys.config import ClusterConfig, Config, load_config
+from recsys.config import Config, load_config
 from recsys.errors import ConfigError, DataError
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_for_two")]
 
 HISTORIES = planted_histories()
 TOLD = int((HISTORIES.segment("train").lengths - 1).sum())
@@ -37,12 +36,6 @@ SETTINGS = (
     "cluster.mix_shards=4",
     f"cluster.object_store_bytes={100 << 20}",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster(cache):
-    with session(ClusterConfig(num_workers=2, readers=1, object_store_bytes=100 << 20)):
-        yield
 
 
 @pytest.fixture(scope="module")
