@@ -1,4 +1,5 @@
-"""A worker's part of a model that learns by alternating least squares: its events in memory, and its epochs."""
+"""A worker's part of a model that learns by whole passes over its events, which are in memory: of least squares, or towards
+singular vectors."""
 
 import time
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ from cluster.keeper import Keeper
 from cluster.share import Share
 from recsys.data import schema
 from recsys.errors import RecsysError
-from recsys.training import alternating
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare
 from recsys.training.machine import memory
+from recsys.training.passes import PASSES
 from recsys.training.sparse_events import SparseEvents
 from recsys.training.utilisation import Utilisation
 
@@ -30,15 +31,16 @@ def train(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
     """One epoch. Returns its row for metrics.jsonl, without validation."""
     model, events = bare(state.model), events_of(share)
     busy, steps, began = Utilisation(share.hardware), count(), time.perf_counter()
-    keeper.begin_whole(alternating.blocks_of(model), busy)
-    loss, trained = alternating.train_epoch(model, events, lambda: keeper.word(next(steps)))
+    passes, blocks = PASSES[model.learns], PASSES[model.learns].blocks_of(model, events)
+    keeper.begin_whole(blocks, busy)
+    loss, trained = passes.train_epoch(model, events, lambda: keeper.word(next(steps)))
     share.hardware.wait()
     seconds = time.perf_counter() - began
     return {
         "epoch": state.epoch + 1,
         "loss": loss,
         "events": trained,
-        "steps": alternating.blocks_of(model),
+        "steps": blocks,
         "seconds": seconds,
         "events_per_second": trained / seconds,
         "read_from": "memory",
@@ -51,7 +53,7 @@ def train(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
 
 def settle(share: Share, model: Any) -> None:
     """Users' rows as they would be folded in, before the model is measured and saved."""
-    alternating.settle_users(model, events_of(share), share.alive)
+    PASSES[model.learns].settle_users(model, events_of(share), share.alive)
 
 
 def events_of(share: Share) -> SparseEvents:

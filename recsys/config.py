@@ -18,7 +18,7 @@ Repeats = Literal["last", "first", "keep"]
 MACRO_BATCH_BYTES = 32
 
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, metrics that have a @k, and errors.
-MODEL_NAMES = ("popularity", "mf", "ials", "sasrec", "two_tower")
+MODEL_NAMES = ("popularity", "mf", "ials", "spectral", "sasrec", "two_tower")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
 LOWER_IS_BETTER = ("rmse", "mae")
 
@@ -26,6 +26,7 @@ LOWER_IS_BETTER = ("rmse", "mae")
 LOSSES = {
     "mf": ("softmax", "bpr", "ccl", "mse"),
     "ials": ("squares",),
+    "spectral": ("squares",),
     "sasrec": ("softmax", "gbce"),
     "two_tower": ("softmax",),
 }
@@ -48,6 +49,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
     },
     "ials": {"model": {"loss": "squares"}, "train": {"epochs": 16, "patience": 3}},
+    "spectral": {"model": {"loss": "squares", "dim": 256}, "train": {"epochs": 8, "patience": 2}},
 }
 
 
@@ -116,12 +118,12 @@ class ModelConfig(Section):
     """What is learnt."""
 
     name: str = "mf"
-    """Which model: popularity, mf, ials, sasrec or two_tower."""
+    """Which model: popularity, mf, ials, spectral, sasrec or two_tower."""
     dim: int = Field(64, ge=1)
-    """Dimensions of a user and an item vector, before biases."""
+    """Dimensions of a user and an item vector, before biases. spectral: 256."""
     loss: Literal["softmax", "bpr", "ccl", "gbce", "mse", "squares"] = "softmax"
     """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings; squares
-    (ials) has 1 as the score of what was watched and 0, of a weight, of all else."""
+    (ials, spectral) has 1 as the score of what was watched and 0, of a weight, of all else."""
     temperature: float = Field(1.0, gt=0)
     """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15. two_tower: 0.1."""
     cosine: bool = False
@@ -169,6 +171,11 @@ class ModelConfig(Section):
     table. Unset: such that with a power of 1 it is 0.15 over the events that a user has on average."""
     frequency_power: float = Field(1.0, ge=0, le=1)
     """ials: ν. 0: one penalty for all rows; 1: in proportion to what pulls at a row, which wants a much smaller ridge."""
+    smoothing: float | None = Field(None, gt=0)
+    """spectral: s, added to the events of each user and item before they are evened out; larger trusts rare ones less. Unset:
+    the events that a user has on average."""
+    popularity_power: float = Field(0.4, ge=0, le=1)
+    """spectral: p, the power of an item's events (and s) by which it is ranked higher; 0.5 is what squares ask for."""
     fold_in_ridge: float = Field(15.0, gt=0)
     """mf: ridge that holds a folded-in vector near the average user."""
 

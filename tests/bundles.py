@@ -24,6 +24,14 @@ from recsys.retrieval.measure import measure
 
 RIDGE = FoldIn(kind="ridge", parameters={"free": 8, "weight": 0.1, "ridge": 1.0, "unit": 1})
 
+SUMMED: dict[str, Any] = {
+    "model": "spectral",
+    "known_user": "history",
+    "fold_in": FoldIn(kind="sum", parameters={"smoothing": 2.0, "power": 0.9}),
+    "gram": None,
+}
+"""What makes `write_planted` write a bundle in which users are sums of their items."""
+
 
 @dataclass(frozen=True)
 class Planted:

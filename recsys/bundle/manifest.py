@@ -107,10 +107,11 @@ class GoldenQuery(_Part):
 
 class FoldIn(_Part):
     """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items, `softmax`
-    descends the loss that training had, `onnx` runs an encoder over its last `max_length` items, `none` is for models without
-    vectors. `recsys.retrieval.fold_in` and `.softmax_fold_in` have the formulas, `.encoder` what an encoder is given."""
+    descends the loss that training had, `sum` adds up their vectors, weighted by how often items are watched, `onnx` runs an
+    encoder over its last `max_length` items, `none` is for models without vectors. `recsys.retrieval.fold_in`,
+    `.softmax_fold_in` and `.sum_fold_in` have the formulas, `.encoder` what an encoder is given."""
 
-    kind: Literal["ridge", "softmax", "onnx", "none"]
+    kind: Literal["ridge", "softmax", "sum", "onnx", "none"]
     parameters: dict[str, float] = {}
 
 

@@ -10,9 +10,17 @@ from recsys.models.ials import IALS
 from recsys.models.mf import MF
 from recsys.models.popularity import Popularity
 from recsys.models.sasrec import SASRec
+from recsys.models.spectral import Spectral
 from recsys.models.two_tower import TwoTower
 
-MODELS: dict[str, type[Any]] = {"popularity": Popularity, "mf": MF, "ials": IALS, "sasrec": SASRec, "two_tower": TwoTower}
+MODELS: dict[str, type[Any]] = {
+    "popularity": Popularity,
+    "mf": MF,
+    "ials": IALS,
+    "spectral": Spectral,
+    "sasrec": SASRec,
+    "two_tower": TwoTower,
+}
 PERSONALISED = tuple(name for name in MODELS if name != "popularity")
 
 __all__ = ["MODELS", "PERSONALISED", "Catalogue", "Model", "Popularity", "build"]

@@ -78,9 +78,10 @@ class Model(Protocol):
     Shapes: B users, N items, D dimensions of an exported vector (a multiple of 8, biases folded in).
     """
 
-    learns: ClassVar[Literal["gradients", "alternating"]]
-    """By gradients of `forward` in steps of a batch; or by least squares, users and items in turn (`training.alternating`). The
-    latter is fed with no batch, and its parameters take no gradients."""
+    learns: ClassVar[Literal["gradients", "alternating", "subspace"]]
+    """By gradients of `forward` in steps of a batch; or by least squares, users and items in turn (`training.alternating`); or
+    by passes over all events towards their singular vectors (`training.subspace`). The latter two are fed with no batch, and
+    their parameters take no gradients."""
 
     batch: ClassVar[type[Pairs] | type[Histories]]
     """What the training loop feeds `forward`: Pairs, or for Histories the Sequences it makes of them, in windows of the
@@ -96,8 +97,9 @@ class Model(Protocol):
     """[N] items that have a vector, and may be recommended. A model may leave it out that knows items by their events alone:
     then those with a train event are (`listed_items`)."""
 
-    fold_in: Literal["ridge", "softmax", "onnx"]
-    """How a history becomes a vector when served: `recsys.retrieval.fold_in`, `.softmax_fold_in` or `.encoder`."""
+    fold_in: Literal["ridge", "softmax", "sum", "onnx"]
+    """How a history becomes a vector when served: `recsys.retrieval.fold_in`, `.softmax_fold_in`, `.sum_fold_in` or
+    `.encoder`."""
 
     def forward(self, batch: Any) -> Tensor:
         """The loss of this worker's part of a step: summed over events, divided by the step's global count."""

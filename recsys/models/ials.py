@@ -36,9 +36,9 @@ class IALS(nn.Module):
     item recommendation benchmarks", RecSys 2022). `recsys.training.alternating` solves for the items, then for the users.
     """
 
-    learns: ClassVar[Literal["gradients", "alternating"]] = "alternating"
+    learns: ClassVar[Literal["gradients", "alternating", "subspace"]] = "alternating"
     known_user: ClassVar[Literal["table", "history"]] = "table"
-    fold_in: Literal["ridge", "softmax", "onnx"] = "ridge"
+    fold_in: Literal["ridge", "softmax", "sum", "onnx"] = "ridge"
     trained: Tensor
     item_ridge: Tensor
 

@@ -43,9 +43,9 @@ class SequenceModel(nn.Module):
     """
 
     batch: ClassVar[type[Histories]] = Histories
-    learns: ClassVar[Literal["gradients", "alternating"]] = "gradients"
+    learns: ClassVar[Literal["gradients", "alternating", "subspace"]] = "gradients"
     known_user: ClassVar[Literal["table", "history"]] = "history"
-    fold_in: Literal["ridge", "softmax", "onnx"] = "onnx"
+    fold_in: Literal["ridge", "softmax", "sum", "onnx"] = "onnx"
     teacher: Teacher | None = None
     trained: Tensor
     log_q: Tensor

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
+from recsys.data import schema
 from recsys.errors import RequestError
 from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.encoder import Encoder
@@ -19,6 +20,7 @@ from recsys.retrieval.filters import Items, contains, union
 from recsys.retrieval.fold_in import fold_in
 from recsys.retrieval.requests import Event
 from recsys.retrieval.softmax_fold_in import SoftmaxFoldIn
+from recsys.retrieval.sum_fold_in import SumFoldIn
 
 NO_ITEMS = np.zeros(0, np.int32)
 
@@ -49,7 +51,7 @@ class Tastes:
         """Raises BundleError where the encoder does not fit."""
         self._bundle, self._items, self._known_until = bundle, items, known_until
         self._encoder = None if bundle.encoder is None else Encoder(bundle)
-        self._descent = _descent(bundle)
+        self._vector_of = _vector_of(bundle)
 
     def of(self, user_id: str | None, history: Sequence[Event] | None) -> Taste:
         """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
@@ -120,8 +122,8 @@ class Tastes:
         usable = contains(bundle.indexed, items)
         if not usable.any():
             return None
-        if self._descent is not None:
-            return self._descent(items[usable])
+        if self._vector_of is not None:
+            return self._vector_of(items[usable])
         assert bundle.gram is not None
         offsets = np.array([0, usable.sum()])
         parameters = bundle.manifest.fold_in.parameters
@@ -135,12 +137,15 @@ class Tastes:
         return items[np.sort(_last_of_each(items))] if self._bundle.manifest.exclude_seen else items
 
 
-def _descent(bundle: Bundle) -> SoftmaxFoldIn | None:
+def _vector_of(bundle: Bundle) -> SoftmaxFoldIn | SumFoldIn | None:
+    """What turns items into a vector, where neither ratings count nor their order."""
     fold_in = bundle.manifest.fold_in
-    if fold_in.kind != "softmax":
+    if fold_in.kind not in ("softmax", "sum"):
         return None
     assert bundle.item_vectors is not None and bundle.indexed is not None
-    return SoftmaxFoldIn(bundle.item_vectors, bundle.indexed, fold_in.parameters)
+    if fold_in.kind == "softmax":
+        return SoftmaxFoldIn(bundle.item_vectors, bundle.indexed, fold_in.parameters)
+    return SumFoldIn(bundle.item_vectors, bundle.items.column(schema.COUNT).to_numpy(), fold_in.parameters)
 
 
 def _by_time(history: Sequence[Event]) -> list[Event]:

@@ -43,7 +43,7 @@ def train_epoch(model: Any, events: SparseEvents, on_block: OnBlock = lambda: No
     """
     model.user_table.data *= (events.of_users.counts > 0).to(model.user_table.device)[:, None]
     model.item_table.data *= model.trained[:, None]
-    with _exact_products():
+    with exact_products():
         _solve_items(model, events.of_items, on_block)
         loss = _solve_users(model, events.of_users, on_block, STEPS)
     items = model.item_table.data
@@ -56,13 +56,13 @@ def train_epoch(model: Any, events: SparseEvents, on_block: OnBlock = lambda: No
 @torch.no_grad()
 def settle_users(model: Any, events: SparseEvents, on_block: OnBlock = lambda: None) -> None:
     """Solve for the users' rows as exactly as a history is folded in: the last half-step before a model is used."""
-    with _exact_products():
+    with exact_products():
         _solve_users(model, events.of_users, on_block, MOST_STEPS, TOLERANCE)
 
 
-def blocks_of(model: Any) -> int:
+def blocks_of(model: Any, events: SparseEvents) -> int:
     """How many blocks an epoch of this worker has."""
-    return sum(len(list(_blocks(table))) for table in (model.user_table, model.item_table))
+    return sum(len(list(row_blocks(*table.shape))) for table in (model.user_table, model.item_table))
 
 
 def _solve_items(model: Any, rows: Rows, on_block: OnBlock) -> None:
@@ -98,7 +98,7 @@ def _solve(
     """
     values_D, basis = spectrum[0].clamp(min=0).to(table.dtype), spectrum[1].to(table.dtype)
     rotated_CD, loss = fixed @ basis, 0.0
-    for first, last in _blocks(table):
+    for first, last in row_blocks(*table.shape):
         diagonal_BD = model.weight * values_D + ridge_R[first:last, None]
         begun_BD, block = table[first:last] @ basis, rows.block(first, last)
         solved_BD, part = _conjugate_gradients(block, begun_BD, rotated_CD, diagonal_BD, total, steps, tolerance)
@@ -132,14 +132,15 @@ def _conjugate_gradients(
     return x_BD, float(loss)
 
 
-def _blocks(table: Tensor) -> Iterator[tuple[int, int]]:
-    rows = max(1, BLOCK_NUMBERS // max(1, table.shape[1]))
-    for first in range(0, len(table), rows):
-        yield first, min(first + rows, len(table))
+def row_blocks(rows: int, width: int) -> Iterator[tuple[int, int]]:
+    """[first, last) of so many rows at a time that they hold BLOCK_NUMBERS numbers."""
+    most = max(1, BLOCK_NUMBERS // max(1, width))
+    for first in range(0, rows, most):
+        yield first, min(first + most, rows)
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def exact_products() -> Iterator[None]:
     """Without TF32, whose three digits are too few to be solved with."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.bundles import write_planted
+from tests.bundles import SUMMED, write_planted
 from tests.encoders import ENCODED
 
-KINDS = {"table": {}, "encoder": ENCODED}
+KINDS = {"table": {}, "sum": SUMMED, "encoder": ENCODED}
 
 
 @pytest.fixture(autouse=True)

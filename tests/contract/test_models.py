@@ -76,7 +76,7 @@ def test_vectors_are_a_multiple_of_eight_wide_and_finite(fitted, world):
 
 def vectors_of_strangers(model, known, counts):
     """As they are made when served, of users the model has no rows for."""
-    if model.fold_in == "onnx":
+    if model.known_user == "history":
         nobody = np.full(len(known), 10**6, np.int32)
         return model.user_vectors(Histories.of_events(nobody, known.lengths, known.item))
     vectors = folded_in(model, counts)

@@ -15,7 +15,7 @@ from recsys.bundle.read import open_bundle
 from recsys.config import IndexConfig
 from recsys.errors import RequestError
 from recsys.retrieval.recommender import Answer, Event, Recommender, Request
-from tests.bundles import planted, write_planted
+from tests.bundles import SUMMED, planted, write_planted
 
 ITEMS = 600
 WORLD = planted(users=40, items=ITEMS, untrained=7)
@@ -306,6 +306,20 @@ def test_no_request_no_answer(flat):
 def test_a_huge_k_gives_what_exists(any_index):
     answer = ask(any_index, user="u2", k=10**12)
     assert answer.items.tolist() == WORLD.wanted(2, ITEMS)
+
+
+def test_a_user_who_is_the_sum_of_his_items_is_answered_alike_known_or_not(tmp_path):
+    recommender = Recommender(open_bundle(write_planted(tmp_path, world=WORLD, **SUMMED)))
+    counts = recommender.bundle.items.column("count").to_numpy()
+    for user in range(8):
+        seen = WORLD.seen[user]
+        answer = ask(recommender, user=f"u{user}", k=10)
+        assert (answer.items % WORLD.tastes == user % WORLD.tastes).all()
+        by_hand = ((counts[seen] + 2.0) ** -0.9 @ WORLD.item_vectors[seen]) * (len(seen) + 2.0) ** -0.5
+        assert answer.scores == pytest.approx(WORLD.item_vectors[answer.items] @ by_hand, abs=1e-6)
+        told = ask(recommender, history=tuple(Event(item) for item in ids(seen[::-1])), k=10)
+        assert told.items.tolist() == answer.items.tolist() and told.scores.tolist() == answer.scores.tolist()
+    assert (recommender.similar("i5", 10).items % WORLD.tastes == 1).all()
 
 
 # Similar items, titles, users
