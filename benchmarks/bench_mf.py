@@ -49,13 +49,10 @@ def arguments() -> argparse.Namespace:
     default = Path(os.environ.get("RECSYS_DATA", ".")) / "ml-1m.zip" / "ml-1m" / "ml-1m.txt"
     parser.add_argument("--source", default=str(default), help="raw data, or a dataset folder")
     parser.add_argument("--contenders", nargs="+", default=[OURS, BPR, SIMPLEX, IMPLICIT])
-    parser.add_argument("--epochs", type=int, default=100, help="most, of each")
-    parser.add_argument("--patience", type=int, default=10, help="epochs without a better validation metric, of each")
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], help="a setting of ours, as in recsys train")
     parser.add_argument("--smoke", action="store_true", help="a twentieth of the users, to see that it works; no page")
-    pinned.options(parser)
+    contest.arguments(parser, epochs=100, minutes=20)
     options = parser.parse_args()
     options.prepared = []
     if options.smoke:
@@ -67,9 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data = prepare(options.source, folder / "dataset", options.prepared)
     data.save(folder / "train.npz")
     makers = makers_of(options, data, folder)
-    trainings, failed = contest.run(
-        {name: makers[name] for name in options.contenders}, epochs=options.epochs, patience=options.patience
-    )
+    trainings, failed = contest.run({name: makers[name] for name in options.contenders}, options)
     try:
         figures = contest.figures_of(trainings, ["positives"])
     finally:
@@ -155,9 +150,9 @@ def describe(options: argparse.Namespace, figures: dict[str, Any]) -> str:
 `python benchmarks/bench_mf.py` trains on `{Path(options.source).name}`: the last event of each user tests, the last but one
 validates; all items with a train event are ranked, seen ones left out, by one code for all. {options.dim} dimensions. An
 epoch each in turn, {options.threads} threads for whoever's turn it is, while the others wait. Everybody trains until
-{options.patience} epochs have brought no better validation NDCG@10, {options.epochs} at most, and the best of them is scored
-on test, once. Rates are of the {timed} epochs in which all were still training, the first left out; reading and shuffling
-count, ranking does not.
+{options.patience} epochs have brought no better validation NDCG@10, {options.epochs} at most and none after
+{options.minutes:g} minutes, and the best of them is scored on test, once. Rates are of the {timed} epochs in which all were
+still training, the first left out; reading and shuffling count, ranking does not.
 
 `ours` is the core that `recsys train` runs, without Ray: by default the softmax over 1,024 negatives that the positives of a
 step share ({figures["ours"]["precision"]}). Peers have their own settings ({versions}). RecBole draws one negative a

@@ -74,12 +74,9 @@ def arguments() -> argparse.Namespace:
     default = Path(os.environ.get("RECSYS_DATA", ".")) / "ml-1m.zip" / "ml-1m" / "ml-1m.txt"
     parser.add_argument("--source", default=str(default), help="raw data, or a dataset folder")
     parser.add_argument("--contenders", nargs="+", default=[OURS, FULL, MIXED], choices=[OURS, FULL, MIXED])
-    parser.add_argument("--epochs", type=int, default=12, help="most, of each")
-    parser.add_argument("--patience", type=int, default=10, help="epochs without a better validation metric, of each")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], help="a setting of ours, as in recsys train")
     parser.add_argument("--smoke", action="store_true", help="a few users, to see that it works; no page")
-    pinned.options(parser)
+    contest.arguments(parser, epochs=12, minutes=20)
     options = parser.parse_args()
     options.prepared = []
     if options.smoke:
@@ -92,9 +89,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data.save(folder / "train.npz")
     data.save_valid(folder / "valid.npz")
     makers = makers_of(options, data, folder)
-    trainings, failed = contest.run(
-        {name: makers[name] for name in options.contenders}, epochs=options.epochs, patience=options.patience
-    )
+    trainings, failed = contest.run({name: makers[name] for name in options.contenders}, options)
     try:
         figures = contest.figures_of(trainings, ["events", "places"])
     finally:
@@ -197,8 +192,8 @@ last but one validates; all items with a train event are ranked, seen ones left 
 dimensions, {model.blocks} blocks, {model.heads} head, windows of {model.max_length}, batches of {batch} users, dropout
 {model.dropout}, softmax over all items. An epoch each in turn, {options.threads} threads for whoever's turn it is, while the
 others wait. An event counts where it is to be told from those before it. Everybody trains until {options.patience} epochs
-have brought no better validation NDCG@10, {options.epochs} at most, and the best of them is scored on test, once. Rates are
-of the {timed} epochs in which all were still training, the first left out.
+have brought no better validation NDCG@10, {options.epochs} at most and none after {options.minutes:g} minutes, and the best
+of them is scored on test, once. Rates are of the {timed} epochs in which all were still training, the first left out.
 
 Ours ({ours["precision"]}, pieces of {ours["micro_batch"]} tokens) learns from the whole of a long history, in several
 windows, and pads windows of like lengths to the longest of them; reading and shuffling count. RecTools ({figures["peers"]})

@@ -3,12 +3,14 @@
 Each stops by the same rule, on validation. Test is scored once, of the epoch that validation chose.
 """
 
+import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import pinned
 from common import spread
 from held_out import HeldOut, Vectors
 from pinned import Peer, PeerError
@@ -77,10 +79,11 @@ class Training:
             self.best = len(self.rows) - 1
             self.contender.keep()
 
-    def goes_on(self, epochs: int, patience: int) -> bool:
-        """By the rule that holds for all: at most so many epochs, and so many without a better one."""
-        done = len(self.rows)
-        return self.failed is None and done < epochs and done - 1 - self.best < patience
+    def goes_on(self, limits: argparse.Namespace) -> bool:
+        """By the rule that `arguments` tells, the same for all."""
+        done, seconds = len(self.rows), sum(row["seconds"] for row in self.rows)
+        stuck = done - 1 - self.best >= limits.patience
+        return self.failed is None and done < limits.epochs and not stuck and seconds < 60 * limits.minutes
 
     def seconds_until(self, level: float) -> float:
         """Of training, until validation first was as good as this; it must have been."""
@@ -89,17 +92,26 @@ class Training:
         return sum(row["seconds"] for row in self.rows[: first + 1])
 
 
+def arguments(parser: argparse.ArgumentParser, *, epochs: int, minutes: float) -> None:
+    """When a training ends, and what all have in common; for `run`."""
+    parser.add_argument("--epochs", type=int, default=epochs, help="most, of each")
+    parser.add_argument("--patience", type=int, default=10, help="epochs without a better validation metric, of each")
+    parser.add_argument("--minutes", type=float, default=minutes, help="of training, after which no epoch is begun")
+    parser.add_argument("--seed", type=int, default=0)
+    pinned.options(parser)
+
+
 def run(
-    makers: Mapping[str, Callable[[], Contender]], *, epochs: int, patience: int
+    makers: Mapping[str, Callable[[], Contender]], limits: argparse.Namespace
 ) -> tuple[dict[str, Training], dict[str, str]]:
-    """The trainings, and of those that could not be begun or broke, why."""
+    """The trainings, and of those that could not be begun or broke, why. limits: options of `arguments`."""
     trainings, failed = {}, {}
     for name, make in makers.items():
         try:
             trainings[name] = Training(make())
         except PeerError as error:
             failed[name] = str(error)
-    while running := {name: one for name, one in trainings.items() if one.goes_on(epochs, patience)}:
+    while running := {name: one for name, one in trainings.items() if one.goes_on(limits)}:
         for name, training in running.items():
             try:
                 training.epoch()

@@ -41,37 +41,38 @@ class Peer:
         limits = dict.fromkeys(THREADS, str(threads))
         if blas_threads:
             limits["OPENBLAS_NUM_THREADS"] = str(blas_threads)
-        self.left = tempfile.TemporaryDirectory()  # whatever it writes beside what it is asked for
-        self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [*map(str, command)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            cwd=self.left.name,
-            # Of ours nothing may be imported there.
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | limits,
-        )
+        # Whatever it writes beside what it is asked for, and what it says of itself.
+        self.folder = tempfile.TemporaryDirectory()
+        self.said = Path(self.folder.name) / "said.txt"
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                [*map(str, command)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                cwd=self.folder.name,
+                # Of ours nothing may be imported there.
+                env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | limits,
+            )
 
-    def epoch(self, **wish: Any) -> dict[str, Any]:
+    def epoch(self) -> dict[str, Any]:
         """What the peer tells of one more epoch. Raises PeerError."""
         assert self.process.stdin and self.process.stdout
         try:
-            print(json.dumps(wish), file=self.process.stdin, flush=True)
+            print(file=self.process.stdin, flush=True)
             answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError):
+            code, said = self.process.wait(), last_line(self.said.read_text())
             self.close()
-            self.errors.seek(0)
-            raise PeerError(f"ended with {self.process.returncode}: {last_line(self.errors.read())}") from None
+            raise PeerError(f"ended with {code}: {said}") from None
         return answer
 
     def close(self) -> None:
         """End it: it has nothing to keep."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-        self.left.cleanup()
+        self.process.kill()
+        self.process.wait()
+        self.folder.cleanup()
 
 
 def python_of(name: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A peer's side of a benchmark: a line of JSON comes in, an epoch is trained, and a line of JSON goes out.
+"""A peer's side of a benchmark: a line comes in, an epoch is trained, and a line of JSON goes out.
 
 Between its turns a peer waits, so that those it is compared with have the machine to themselves.
 """
@@ -17,10 +17,8 @@ class Turn:
     """One epoch, from the word to begin until `tell`."""
 
     def __init__(self):
-        line = sys.stdin.readline()
-        if not line:
+        if not sys.stdin.readline():
             raise SystemExit  # the benchmark is over
-        self.wish = json.loads(line)
         self.began = time.perf_counter()
 
     def trained(self):
