@@ -20,7 +20,7 @@ import pinned
 import torch
 from common import publish, spread, table
 from held_out import HeldOut, Vectors, prepare
-from pinned import Peer
+from pinned import Peer, PeerError
 
 from recsys.config import ModelConfig
 from recsys.data import schema
@@ -81,14 +81,19 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         OURS: lambda seed: our_epochs(data, options, seed),
     }
     told: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
+    failed: dict[str, str] = {}
     for seed in range(options.runs):
-        for way, runs in told.items():
-            runs.append(until(ways[way](seed), data, options))
-            print(f"run {seed + 1} of {options.runs}, {way}: {runs[-1]}", file=sys.stderr, flush=True)
+        for way in [way for way in told if way not in failed]:
+            try:
+                told[way].append(until(ways[way](seed), data, options))
+                print(f"run {seed + 1} of {options.runs}, {way}: {told[way][-1]}", file=sys.stderr, flush=True)
+            except PeerError as error:
+                failed[way] = str(error)
     popular = data.popularity(schema.TEST, (20,))
     return {
-        "ways": {way: {"runs": runs, **summary(runs)} for way, runs in told.items()},
+        "ways": {way: {"runs": runs, **summary(runs)} for way, runs in told.items() if way not in failed},
         "popularity": {name: round(popular[name], 4) for name in ("recall@20", "ndcg@20")},
+        "not_run": failed,
         "peers": pinned.versions(IMPLICIT, (IMPLICIT, "numpy", "scipy")),
     }
 
@@ -168,7 +173,7 @@ before it with the events in memory; ranking after each epoch is not counted. im
 ({figures["peers"]}). Epochs and what is right of them are of the last run.
 
 {table(headers, rows)}
-{verdict(figures["ways"])}"""
+{verdict(figures["ways"])}{pinned.missing(figures["not_run"])}"""
 
 
 def seconds_of(told: dict[str, Any]) -> tuple[Any, str]:

@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("RECSYS_DATA", ".")) / "ml-1m.zip" / "ml-1m" / "ml-1m.txt"
     parser.add_argument("--source", default=str(default), help="raw data, or a dataset folder")
-    parser.add_argument("--contenders", nargs="+", default=[OURS, BPR, SIMPLEX, IMPLICIT])
+    parser.add_argument("--peers", nargs="*", default=list(MUST), choices=list(MUST))
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--set", action="append", default=[], help="a setting of ours, as in recsys train")
     parser.add_argument("--smoke", action="store_true", help="a twentieth of the users, to see that it works; no page")
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data = prepare(options.source, folder / "dataset", options.prepared)
     data.save(folder / "train.npz")
     makers = makers_of(options, data, folder)
-    trainings, failed = contest.run({name: makers[name] for name in options.contenders}, options)
+    trainings, failed = contest.run({name: makers[name] for name in (OURS, *options.peers)}, options)
     try:
         figures = contest.figures_of(trainings, ["positives"])
     finally:
@@ -163,7 +163,7 @@ positive. So does implicit, and leaves both out where the user has watched the n
 Seconds of training until validation NDCG@10 is what the worse of the two reaches at its best:
 
 {table(equal_headers, equal)}
-{contest.missing(figures["not_run"])}"""
+{pinned.missing(figures["not_run"])}"""
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("RECSYS_DATA", ".")) / "ml-1m.zip" / "ml-1m" / "ml-1m.txt"
     parser.add_argument("--source", default=str(default), help="raw data, or a dataset folder")
-    parser.add_argument("--contenders", nargs="+", default=[OURS, FULL, MIXED], choices=[OURS, FULL, MIXED])
+    parser.add_argument("--peers", nargs="*", default=list(PRECISIONS), choices=list(PRECISIONS))
     parser.add_argument("--set", action="append", default=[], help="a setting of ours, as in recsys train")
     parser.add_argument("--smoke", action="store_true", help="a few users, to see that it works; no page")
     contest.arguments(parser, epochs=12, minutes=20)
@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data.save(folder / "train.npz")
     data.save_valid(folder / "valid.npz")
     makers = makers_of(options, data, folder)
-    trainings, failed = contest.run({name: makers[name] for name in options.contenders}, options)
+    trainings, failed = contest.run({name: makers[name] for name in (OURS, *options.peers)}, options)
     try:
         figures = contest.figures_of(trainings, ["events", "places"])
     finally:
@@ -205,7 +205,7 @@ without what it prepares before. Its learning rate, initialisation and layers ar
 Seconds of training until validation NDCG@10 is what the worse of the two reaches at its best:
 
 {table(equal_headers, equal)}
-{contest.missing(figures["not_run"])}"""
+{pinned.missing(figures["not_run"])}"""
 
 
 if __name__ == "__main__":

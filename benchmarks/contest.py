@@ -167,9 +167,3 @@ def against(trainings: Mapping[str, Training], ours: str) -> dict[str, dict[str,
 def close(trainings: Mapping[str, Training]) -> None:
     for training in trainings.values():
         training.contender.close()
-
-
-def missing(failed: Mapping[str, str]) -> str:
-    """A list of who could not be run, and why."""
-    lines = [f"- {name} could not be run: {reason}" for name, reason in failed.items()]
-    return "\n".join(["", *lines, ""]) if lines else ""

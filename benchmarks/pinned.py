@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Peer:
     def close(self) -> None:
         """End it: it has nothing to keep."""
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
         self.folder.cleanup()
 
 
@@ -103,6 +104,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     """What benchmarks against such peers have in common."""
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for each, while the others wait")
     parser.add_argument("--environments", type=Path, help="folder of the peers' environments; unset: the user's cache")
+
+
+def missing(failed: Mapping[str, str]) -> str:
+    """For a page: who could not be run, and why."""
+    lines = [f"- {name} could not be run: {reason}" for name, reason in failed.items()]
+    return "\n".join(["", *lines, ""]) if lines else ""
 
 
 def last_line(text: str) -> str:
