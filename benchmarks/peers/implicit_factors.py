@@ -27,7 +27,7 @@ def main():
         turn.trained()
         np.savez(options.out, users=model.user_factors, items=model.item_factors)
         # A negative that its user has watched is left out, and the positive with it.
-        turn.tell(positives=len(ones) - skipped)
+        turn.tell(events=len(ones) - skipped)
         turn = Turn()
 
     model.fit(matrix, show_progress=False, callback=iterated)

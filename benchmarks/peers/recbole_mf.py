@@ -32,7 +32,7 @@ class TurnTrainer(Trainer):
         loss = super()._train_epoch(train_data, *arguments, **settings)
         turn.trained()
         self.save()
-        turn.tell(positives=len(train_data.dataset))
+        turn.tell(events=len(train_data.dataset))
         return loss
 
 
