@@ -29,8 +29,6 @@ from recsys.data import schema
 OURS, BPR, SIMPLEX, IMPLICIT = "ours", "RecBole BPR", "RecBole SimpleX", "implicit BPR"
 VERSIONS = {"recbole": ("recbole", "torch", "numpy"), "implicit": ("implicit", "numpy")}
 MUST = {BPR: 20.0, SIMPLEX: 20.0, IMPLICIT: 1.0}  # times as fast
-# By its own learning rate of 0.01 implicit is for more than ten epochs no better than popularity: here that would be the end.
-OF_IMPLICIT = ("--learning-rate", 0.05)
 SMOKE = {"epochs": 3, "prepared": ["data.sample=0.05"]}
 
 
@@ -99,7 +97,7 @@ def makers_of(options: argparse.Namespace, data: HeldOut, folder: Path) -> dict[
         BPR: lambda: recbole("BPR", *settings),
         SIMPLEX: lambda: recbole("SimpleX", *settings),
         # Its own threads share the work; BLAS is asked to leave it alone, as it asks for.
-        IMPLICIT: lambda: peer("implicit", "implicit_factors.py", "bpr", "--dim", options.dim, *OF_IMPLICIT, blas_threads=1),
+        IMPLICIT: lambda: peer("implicit", "implicit_factors.py", "bpr", "--dim", options.dim, blas_threads=1),
     }
 
 
@@ -150,9 +148,8 @@ epoch each in turn, {options.threads} threads for whoever's turn it is, while th
 still training, the first left out; reading and shuffling count, ranking does not.
 
 `ours` is the core that `recsys train` runs, without Ray: by default the softmax over 1,024 negatives that the positives of a
-step share ({figures["ours"]["precision"]}). Peers have their own settings ({versions}), but for implicit's learning rate:
-{OF_IMPLICIT[1]}, as with its own it stays for ten epochs and more where popularity is. RecBole draws one negative a positive.
-So does implicit, and leaves both out where the user has watched the negative: these do not count.
+step share ({figures["ours"]["precision"]}). Peers have their own settings ({versions}). RecBole draws one negative a
+positive. So does implicit, and leaves both out where the user has watched the negative: these do not count.
 
 {table(headers, rows)}
 
