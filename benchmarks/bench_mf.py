@@ -1,6 +1,6 @@
 """Matrix factorisation: positives a second and held-out NDCG@10, ours against RecBole's BPR and SimpleX and implicit's BPR.
 
-python benchmarks/bench_mf.py [--source FILE] [--epochs 100] [--patience 10] [--threads 2] [--set section.key=value] [--smoke]
+python benchmarks/bench_mf.py [--source FILE] [--epochs 100] [--patience 10] [--minutes 20] [--threads 2] [--smoke]
 
 All learn from the same train events and are ranked by the same code. Peers have environments of their own, made on first use.
 """

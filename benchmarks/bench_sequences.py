@@ -1,6 +1,6 @@
 """Sequences: events a second of `sasrec` in training, and held-out NDCG@10, ours against RecTools' SASRec of the same shape.
 
-python benchmarks/bench_sequences.py [--source FILE] [--epochs 12] [--patience 10] [--threads 2] [--precision …] [--smoke]
+python benchmarks/bench_sequences.py [--source FILE] [--epochs 12] [--patience 10] [--threads 2] [--minutes 20] [--smoke]
 
 RecTools has an environment of its own, made on first use.
 """
