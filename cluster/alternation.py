@@ -1,11 +1,10 @@
-"""A worker's part of a model that learns by alternating least squares: its events in memory, and its epochs."""
+"""A worker's part of a model that solves or draws its tables in turn: its events in memory, and its epochs."""
 
 import time
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cluster import reading
@@ -13,7 +12,7 @@ from cluster.keeper import Keeper
 from cluster.share import Share
 from recsys.data import schema
 from recsys.errors import RecsysError
-from recsys.training import alternating
+from recsys.training import alternating, sampling
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare
 from recsys.training.machine import memory
@@ -30,15 +29,23 @@ def train(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
     """One epoch. Returns its row for metrics.jsonl, without validation."""
     model, events = bare(state.model), events_of(share)
     busy, steps, began = Utilisation(share.hardware), count(), time.perf_counter()
-    keeper.begin_whole(alternating.blocks_of(model), busy)
-    loss, trained = alternating.train_epoch(model, events, lambda: keeper.word(next(steps)))
+    blocks = (sampling if model.learns == "sampling" else alternating).blocks_of(model)
+    keeper.begin_whole(blocks, busy)
+
+    def on_block() -> None:
+        keeper.word(next(steps))
+
+    if model.learns == "sampling":
+        loss, trained = sampling.train_epoch(model, events, state.epoch, share.config.train.seed, on_block)
+    else:
+        loss, trained = alternating.train_epoch(model, events, on_block)
     share.hardware.wait()
     seconds = time.perf_counter() - began
     return {
         "epoch": state.epoch + 1,
         "loss": loss,
         "events": trained,
-        "steps": alternating.blocks_of(model),
+        "steps": blocks,
         "seconds": seconds,
         "events_per_second": trained / seconds,
         "read_from": "memory",
@@ -50,8 +57,9 @@ def train(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
 
 
 def settle(share: Share, model: Any) -> None:
-    """Users' rows as they would be folded in, before the model is measured and saved."""
-    alternating.settle_users(model, events_of(share), share.alive)
+    """Users' rows as they would be folded in, before the model is measured and saved; means of draws stay as they are."""
+    if model.learns == "alternating":
+        alternating.settle_users(model, events_of(share), share.alive)
 
 
 def events_of(share: Share) -> SparseEvents:
@@ -62,13 +70,14 @@ def events_of(share: Share) -> SparseEvents:
     return share.events
 
 
-def _read(share: Share) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-    """Train events, users in the order of the table's rows; none of users that a split by user holds out."""
+def _read(share: Share) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Train events, with ratings where they are learnt, users in the order of the table's rows; none of held-out users."""
     for file in sorted(share.files, key=lambda file: file.first_user):
         trains = file.role in (schema.ALL, schema.TRAIN)
         for histories in reading.stream_histories(share.task.dataset, file, share.task.border):
             known = histories.segment(schema.TRAIN)
-            yield known.lengths * trains, known.item if trains else known.item[:0]
+            events = (known.item, known.rating) if share.config.model.loss == "mse" else (known.item,)
+            yield known.lengths * trains, *(column if trains else column[:0] for column in events)
             share.alive()
 
 

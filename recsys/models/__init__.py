@@ -6,13 +6,21 @@ from typing import Any
 from recsys.config import ModelConfig, check_model
 from recsys.errors import ConfigError
 from recsys.models.base import Catalogue, Model
+from recsys.models.bpmf import BPMF
 from recsys.models.ials import IALS
 from recsys.models.mf import MF
 from recsys.models.popularity import Popularity
 from recsys.models.sasrec import SASRec
 from recsys.models.two_tower import TwoTower
 
-MODELS: dict[str, type[Any]] = {"popularity": Popularity, "mf": MF, "ials": IALS, "sasrec": SASRec, "two_tower": TwoTower}
+MODELS: dict[str, type[Any]] = {
+    "popularity": Popularity,
+    "mf": MF,
+    "ials": IALS,
+    "sasrec": SASRec,
+    "two_tower": TwoTower,
+    "bpmf": BPMF,
+}
 PERSONALISED = tuple(name for name in MODELS if name != "popularity")
 
 __all__ = ["MODELS", "PERSONALISED", "Catalogue", "Model", "Popularity", "build"]

@@ -78,9 +78,9 @@ class Model(Protocol):
     Shapes: B users, N items, D dimensions of an exported vector (a multiple of 8, biases folded in).
     """
 
-    learns: ClassVar[Literal["gradients", "alternating"]]
-    """By gradients of `forward` in steps of a batch; or by least squares, users and items in turn (`training.alternating`). The
-    latter is fed with no batch, and its parameters take no gradients."""
+    learns: ClassVar[Literal["gradients", "alternating", "sampling"]]
+    """By gradients of `forward` in steps of a batch; or by least squares, users and items in turn (`training.alternating`); or
+    by draws of users and items in turn (`training.sampling`). The latter two are fed with no batch, and take no gradients."""
 
     batch: ClassVar[type[Pairs] | type[Histories]]
     """What the training loop feeds `forward`: Pairs, or for Histories the Sequences it makes of them, in windows of the

@@ -36,7 +36,7 @@ class IALS(nn.Module):
     item recommendation benchmarks", RecSys 2022). `recsys.training.alternating` solves for the items, then for the users.
     """
 
-    learns: ClassVar[Literal["gradients", "alternating"]] = "alternating"
+    learns: ClassVar[Literal["gradients", "alternating", "sampling"]] = "alternating"
     known_user: ClassVar[Literal["table", "history"]] = "table"
     fold_in: Literal["ridge", "softmax", "onnx"] = "ridge"
     trained: Tensor

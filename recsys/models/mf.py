@@ -25,7 +25,7 @@ class MF(nn.Module):
     A table's columns are the vector and, where biases are learnt, the bias as the last.
     """
 
-    learns: ClassVar[Literal["gradients", "alternating"]] = "gradients"
+    learns: ClassVar[Literal["gradients", "alternating", "sampling"]] = "gradients"
     batch: ClassVar[type[Pairs]] = Pairs
     known_user: ClassVar[Literal["table", "history"]] = "table"
     trained: Tensor

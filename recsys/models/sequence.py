@@ -43,7 +43,7 @@ class SequenceModel(nn.Module):
     """
 
     batch: ClassVar[type[Histories]] = Histories
-    learns: ClassVar[Literal["gradients", "alternating"]] = "gradients"
+    learns: ClassVar[Literal["gradients", "alternating", "sampling"]] = "gradients"
     known_user: ClassVar[Literal["table", "history"]] = "history"
     fold_in: Literal["ridge", "softmax", "onnx"] = "onnx"
     teacher: Teacher | None = None

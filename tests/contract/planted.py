@@ -15,7 +15,7 @@ from recsys.data.attributes import Attributes, attributes_of
 from recsys.data.histories import Histories, Pairs
 from recsys.models import MODELS, Catalogue, build
 from recsys.models.owned import UserRanges
-from recsys.training import alternating, checkpoint, hardware, loop
+from recsys.training import alternating, checkpoint, hardware, loop, sampling
 from recsys.training.negatives import Negatives
 from recsys.training.sparse_events import SparseEvents
 
@@ -119,11 +119,16 @@ def pair_batches(world: World, batch_size: int, epoch: int, rank: int, world_siz
 def events_of(world: World, rank: int = 0, world_size: int = 1) -> SparseEvents:
     """What the users of this rank watched, for a model that alternates."""
     mine = world.train().take(users_of(owned_by(rank, world_size)))
-    return SparseEvents.of([(mine.lengths, mine.item)], ITEMS, torch.device("cpu"))
+    return SparseEvents.of([(mine.lengths, mine.item, mine.rating)], ITEMS, torch.device("cpu"))
 
 
 def train(state: checkpoint.TrainState, world: World, epochs: int, seed: int = 0) -> checkpoint.TrainState:
     """Some epochs more, without validation."""
+    if state.model.learns == "sampling":
+        for _ in range(epochs):
+            sampling.train_epoch(state.model, events_of(world), state.epoch, seed)
+            state.next_epoch()
+        return state
     if state.model.learns == "alternating":
         for _ in range(epochs):
             alternating.train_epoch(state.model, events_of(world))
