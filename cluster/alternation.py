@@ -21,6 +21,8 @@ from recsys.training.utilisation import Utilisation
 
 # An event's two places, and what turning the order of users into that of items takes meanwhile.
 EVENT_BYTES = 32
+# Twice, where it is learnt.
+RATING_BYTES = 4
 # Of a host's free memory, where cluster.hold_bytes is not set: the vectors have theirs already.
 SHARE_OF_MEMORY = 0.5
 
@@ -76,19 +78,23 @@ def _read(share: Share) -> Iterator[tuple[NDArray[Any], ...]]:
         trains = file.role in (schema.ALL, schema.TRAIN)
         for histories in reading.stream_histories(share.task.dataset, file, share.task.border):
             known = histories.segment(schema.TRAIN)
-            events = (known.item, known.rating) if share.config.model.loss == "mse" else (known.item,)
+            events = (known.item, known.rating) if _rates(share) else (known.item,)
             yield known.lengths * trains, *(column if trains else column[:0] for column in events)
             share.alive()
+
+
+def _rates(share: Share) -> bool:
+    return share.config.model.loss == "mse"
 
 
 def _refuse_too_many(share: Share) -> None:
     limit = share.config.cluster.hold_bytes
     if limit is None:
         limit = int(memory().free * SHARE_OF_MEMORY / share.workers_on_host)
-    events = sum(file.train_events for file in share.files)
-    if events * EVENT_BYTES > limit:
+    events, each = sum(file.train_events for file in share.files), EVENT_BYTES + 2 * RATING_BYTES * _rates(share)
+    if events * each > limit:
         raise RecsysError(
-            f"{share.task.dataset}: {events:,} events of rank {share.rank} take {events * EVENT_BYTES:,} bytes, and it may "
+            f"{share.task.dataset}: {events:,} events of rank {share.rank} take {events * each:,} bytes, and it may "
             f"hold {limit:,}. {share.config.model.name} learns from memory alone: take more workers on more hosts "
             "(cluster.num_workers), or set cluster.hold_bytes higher."
         )

@@ -76,7 +76,8 @@ class SparseEvents:
         told = list(parts)
         counts = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in told)])
         item = np.concatenate([np.zeros(0, np.int32), *(part[1] for part in told)])
-        rating = np.concatenate([part[2] for part in told]) if told and len(told[0]) > 2 else None
+        rated = all(len(part) > 2 for part in told)
+        rating = np.concatenate([np.zeros(0, np.float32), *(part[2] for part in told)]) if rated else None
         user, order = np.repeat(np.arange(len(counts), dtype=np.int32), counts), np.argsort(item, kind="stable")
         return cls(
             _rows(counts, item, items, rating, device),

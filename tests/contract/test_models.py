@@ -103,8 +103,8 @@ def test_an_item_without_train_events_has_no_say(world, name):
     counts[3] = 0
     model = build(config.model, planted.Catalogue(planted.USERS, planted.ITEMS, counts), seed=0)
     vector = model.item_vectors()[3]
-    if getattr(model, "rates", False):  # there the average item is what its users think of films on average
-        vector[config.model.dim] -= 1
+    if getattr(model, "rates", False):  # then it is predicted what its users give on average
+        vector[int(model.fold_in_parameters()["free"]) - 1] -= 1
     assert vector.abs().sum() == 0
 
 
