@@ -43,7 +43,7 @@ class BPMF(nn.Module):
         self.row_of_user = RowOfUser(self.owned)
         self.user_table = nn.Parameter(self._initial_users(seed), requires_grad=False)
         self.item_table = nn.Parameter(self._initial(catalogue.items, seed_of(seed, "items")), requires_grad=False)
-        self.register_buffer("item_counts", torch.from_numpy(catalogue.item_counts), persistent=False)
+        self.register_buffer("item_counts", torch.tensor(catalogue.item_counts), persistent=False)
         # What holds a folded-in vector near the average user, by the latest draws.
         self.register_buffer("ridge", torch.tensor(1.0))
 
