@@ -1,12 +1,10 @@
-"""A worker's part of a model that learns by whole passes over its events, which are in memory: of least squares, or towards
-singular vectors."""
+"""A worker's part of a model that learns by whole passes over its events: these in memory, and its epochs."""
 
 import time
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cluster import reading
@@ -14,15 +12,17 @@ from cluster.keeper import Keeper
 from cluster.share import Share
 from recsys.data import schema
 from recsys.errors import RecsysError
+from recsys.training import passes
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare
 from recsys.training.machine import memory
-from recsys.training.passes import PASSES
 from recsys.training.sparse_events import SparseEvents
 from recsys.training.utilisation import Utilisation
 
 # An event's two places, and what turning the order of users into that of items takes meanwhile.
 EVENT_BYTES = 32
+# Twice, where it is learnt.
+RATING_BYTES = 4
 # Of a host's free memory, where cluster.hold_bytes is not set: the vectors have theirs already.
 SHARE_OF_MEMORY = 0.5
 
@@ -31,9 +31,10 @@ def train(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
     """One epoch. Returns its row for metrics.jsonl, without validation."""
     model, events = bare(state.model), events_of(share)
     busy, steps, began = Utilisation(share.hardware), count(), time.perf_counter()
-    passes, blocks = PASSES[model.learns], PASSES[model.learns].blocks_of(model, events)
+    blocks = passes.blocks_of(model, events)
     keeper.begin_whole(blocks, busy)
-    loss, trained = passes.train_epoch(model, events, lambda: keeper.word(next(steps)))
+    seed = share.config.train.seed
+    loss, trained = passes.train_epoch(model, events, state.epoch, seed, lambda: keeper.word(next(steps)))
     share.hardware.wait()
     seconds = time.perf_counter() - began
     return {
@@ -53,7 +54,7 @@ def train(share: Share, state: TrainState, keeper: Keeper) -> dict[str, Any]:
 
 def settle(share: Share, model: Any) -> None:
     """Users' rows as they would be folded in, before the model is measured and saved."""
-    PASSES[model.learns].settle_users(model, events_of(share), share.alive)
+    passes.settle_users(model, events_of(share), share.alive)
 
 
 def events_of(share: Share) -> SparseEvents:
@@ -64,24 +65,29 @@ def events_of(share: Share) -> SparseEvents:
     return share.events
 
 
-def _read(share: Share) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
-    """Train events, users in the order of the table's rows; none of users that a split by user holds out."""
+def _read(share: Share) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Train events, with ratings where they are learnt, users in the order of the table's rows; none of held-out users."""
     for file in sorted(share.files, key=lambda file: file.first_user):
         trains = file.role in (schema.ALL, schema.TRAIN)
         for histories in reading.stream_histories(share.task.dataset, file, share.task.border):
             known = histories.segment(schema.TRAIN)
-            yield known.lengths * trains, known.item if trains else known.item[:0]
+            events = (known.item, known.rating) if _rates(share) else (known.item,)
+            yield known.lengths * trains, *(column if trains else column[:0] for column in events)
             share.alive()
+
+
+def _rates(share: Share) -> bool:
+    return share.config.model.loss == "mse"
 
 
 def _refuse_too_many(share: Share) -> None:
     limit = share.config.cluster.hold_bytes
     if limit is None:
         limit = int(memory().free * SHARE_OF_MEMORY / share.workers_on_host)
-    events = sum(file.train_events for file in share.files)
-    if events * EVENT_BYTES > limit:
+    events, each = sum(file.train_events for file in share.files), EVENT_BYTES + 2 * RATING_BYTES * _rates(share)
+    if events * each > limit:
         raise RecsysError(
-            f"{share.task.dataset}: {events:,} events of rank {share.rank} take {events * EVENT_BYTES:,} bytes, and it may "
+            f"{share.task.dataset}: {events:,} events of rank {share.rank} take {events * each:,} bytes, and it may "
             f"hold {limit:,}. {share.config.model.name} learns from memory alone: take more workers on more hosts "
             "(cluster.num_workers), or set cluster.hold_bytes higher."
         )

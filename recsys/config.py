@@ -18,7 +18,7 @@ Repeats = Literal["last", "first", "keep"]
 MACRO_BATCH_BYTES = 32
 
 # Said here too, so that settings can be checked before PyTorch is loaded: the models, metrics that have a @k, and errors.
-MODEL_NAMES = ("popularity", "mf", "ials", "spectral", "sasrec", "two_tower")
+MODEL_NAMES = ("popularity", "mf", "ials", "spectral", "bpmf", "sasrec", "two_tower")
 RANKING_METRICS = ("hr", "recall", "ndcg", "mrr")
 LOWER_IS_BETTER = ("rmse", "mae")
 
@@ -27,6 +27,7 @@ LOSSES = {
     "mf": ("softmax", "bpr", "ccl", "mse"),
     "ials": ("squares",),
     "spectral": ("squares",),
+    "bpmf": ("mse",),
     "sasrec": ("softmax", "gbce"),
     "two_tower": ("softmax",),
 }
@@ -50,6 +51,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
     },
     "ials": {"model": {"loss": "squares"}, "train": {"epochs": 16, "patience": 3}},
     "spectral": {"model": {"loss": "squares", "dim": 256}, "train": {"epochs": 8, "patience": 2}},
+    "bpmf": {"model": {"loss": "mse", "dim": 12}, "train": {"epochs": 12, "patience": 4, "metric": "rmse"}},
 }
 
 
@@ -118,11 +120,11 @@ class ModelConfig(Section):
     """What is learnt."""
 
     name: str = "mf"
-    """Which model: popularity, mf, ials, spectral, sasrec or two_tower."""
+    """Which model: popularity, mf, ials, spectral, bpmf, sasrec or two_tower."""
     dim: int = Field(64, ge=1)
-    """Dimensions of a user and an item vector, before biases. spectral: 256."""
+    """Dimensions of a user and an item vector, before biases. spectral: 256; bpmf: 12, in each chain."""
     loss: Literal["softmax", "bpr", "ccl", "gbce", "mse", "squares"] = "softmax"
-    """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf) learns ratings; squares
+    """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf, bpmf) learns ratings; squares
     (ials, spectral) has 1 as the score of what was watched and 0, of a weight, of all else."""
     temperature: float = Field(1.0, gt=0)
     """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15. two_tower: 0.1."""
@@ -145,6 +147,8 @@ class ModelConfig(Section):
     """mf: learn a bias for each item, and with mse for each user."""
     l2: float = Field(0.25, ge=0)
     """mf: L2 penalty on the rows of each event, over the root of how many events such a row has on average."""
+    chains: int = Field(4, ge=1)
+    """bpmf: chains of draws, each with vectors of its own, whose scores are averaged; a served vector has dim of each."""
     max_length: int = Field(200, ge=1)
     """sasrec, two_tower: events of a user that are looked back on, at most; longer histories are learnt from in several
     windows."""
@@ -184,7 +188,8 @@ class TrainConfig(Section):
     """How it is learnt."""
 
     epochs: int = Field(30, ge=1)
-    """Most passes over the training events. sasrec, two_tower: 100."""
+    """Most passes over the training events. sasrec, two_tower: 100; ials: 16; bpmf: 12, of 10 draws each,
+    those of the first two forgotten."""
     batch_size: int = Field(4096, ge=1)
     """Effective batch: positives a step, over all workers together; of sasrec and
     two_tower, users: 128."""
@@ -209,7 +214,7 @@ class TrainConfig(Section):
     threads: int | None = Field(None, ge=1)
     """Threads a worker computes with; unset: its share of the cores."""
     metric: str = "ndcg@10"
-    """Validation metric that chooses the best epoch: ndcg@k, hr@k, recall@k, mrr@k or rmse."""
+    """Validation metric that chooses the best epoch: ndcg@k, hr@k, recall@k, mrr@k or rmse. bpmf: rmse."""
     metric_ks: tuple[int, ...] = (10, 20)
     """Cut-offs at which ranking metrics are reported."""
     patience: int = Field(5, ge=1)

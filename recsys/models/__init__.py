@@ -6,6 +6,7 @@ from typing import Any
 from recsys.config import ModelConfig, check_model
 from recsys.errors import ConfigError
 from recsys.models.base import Catalogue, Model
+from recsys.models.bpmf import BPMF
 from recsys.models.ials import IALS
 from recsys.models.mf import MF
 from recsys.models.popularity import Popularity
@@ -18,6 +19,7 @@ MODELS: dict[str, type[Any]] = {
     "mf": MF,
     "ials": IALS,
     "spectral": Spectral,
+    "bpmf": BPMF,
     "sasrec": SASRec,
     "two_tower": TwoTower,
 }

@@ -17,6 +17,10 @@ from recsys.models.owned import UserRanges
 ALL_UNTIL, OF_MANY = 20_000, 2048
 
 
+Learns = Literal["gradients", "alternating", "subspace", "sampling"]
+FoldsIn = Literal["ridge", "softmax", "sum", "onnx"]
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """What a model must know of the data set before it sees an event.
@@ -78,10 +82,10 @@ class Model(Protocol):
     Shapes: B users, N items, D dimensions of an exported vector (a multiple of 8, biases folded in).
     """
 
-    learns: ClassVar[Literal["gradients", "alternating", "subspace"]]
-    """By gradients of `forward` in steps of a batch; or by least squares, users and items in turn (`training.alternating`); or
-    by passes over all events towards their singular vectors (`training.subspace`). The latter two are fed with no batch, and
-    their parameters take no gradients."""
+    learns: ClassVar[Learns]
+    """By gradients of `forward` in steps of a batch; or by passes over all events (`training.passes`): least squares, users and
+    items in turn; towards singular vectors; draws of users and items in turn. The latter three are fed with no batch, and their
+    parameters take no gradients."""
 
     batch: ClassVar[type[Pairs] | type[Histories]]
     """What the training loop feeds `forward`: Pairs, or for Histories the Sequences it makes of them, in windows of the
@@ -97,7 +101,7 @@ class Model(Protocol):
     """[N] items that have a vector, and may be recommended. A model may leave it out that knows items by their events alone:
     then those with a train event are (`listed_items`)."""
 
-    fold_in: Literal["ridge", "softmax", "sum", "onnx"]
+    fold_in: FoldsIn
     """How a history becomes a vector when served: `recsys.retrieval.fold_in`, `.softmax_fold_in`, `.sum_fold_in` or
     `.encoder`."""
 

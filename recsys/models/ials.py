@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recsys.config import ModelConfig
 from recsys.data.histories import Histories
 from recsys.data.seeds import seed_of
-from recsys.models.base import Catalogue, padded_to_eight
+from recsys.models.base import Catalogue, FoldsIn, Learns, padded_to_eight
 from recsys.models.owned import RowOfUser, UserRanges
 
 # Times 1/√dim: of the entries of a vector to begin with, as in Rendle et al., RecSys 2022.
@@ -36,9 +36,9 @@ class IALS(nn.Module):
     item recommendation benchmarks", RecSys 2022). `recsys.training.alternating` solves for the items, then for the users.
     """
 
-    learns: ClassVar[Literal["gradients", "alternating", "subspace"]] = "alternating"
+    learns: ClassVar[Learns] = "alternating"
     known_user: ClassVar[Literal["table", "history"]] = "table"
-    fold_in: Literal["ridge", "softmax", "sum", "onnx"] = "ridge"
+    fold_in: FoldsIn = "ridge"
     trained: Tensor
     item_ridge: Tensor
 

@@ -15,7 +15,7 @@ from recsys.config import ModelConfig
 from recsys.data.histories import Histories, Pairs
 from recsys.data.seeds import seed_of
 from recsys.models import losses
-from recsys.models.base import Catalogue, padded_to_eight
+from recsys.models.base import Catalogue, FoldsIn, Learns, padded_to_eight
 from recsys.models.owned import RowOfUser, UserRanges
 
 
@@ -25,7 +25,7 @@ class MF(nn.Module):
     A table's columns are the vector and, where biases are learnt, the bias as the last.
     """
 
-    learns: ClassVar[Literal["gradients", "alternating", "subspace"]] = "gradients"
+    learns: ClassVar[Learns] = "gradients"
     batch: ClassVar[type[Pairs]] = Pairs
     known_user: ClassVar[Literal["table", "history"]] = "table"
     trained: Tensor
@@ -35,7 +35,7 @@ class MF(nn.Module):
         super().__init__()
         self.config = config
         self.rates = config.loss == "mse"
-        self.fold_in: Literal["ridge", "softmax", "sum", "onnx"] = "ridge" if self.rates else "softmax"
+        self.fold_in: FoldsIn = "ridge" if self.rates else "softmax"
         self.cosine = (config.cosine or config.loss == "ccl") and not self.rates
         # Of uniform negatives all are equally likely, and the correction would cancel.
         self.corrects = config.logq and config.negative_source != "uniform"

@@ -16,7 +16,7 @@ from recsys.data.histories import Histories
 from recsys.data.seeds import seed_of
 from recsys.data.windows import Padded, Sequences, Windows, last_windows
 from recsys.models import losses
-from recsys.models.base import Catalogue, negatives_of, padded_to_eight
+from recsys.models.base import Catalogue, FoldsIn, Learns, negatives_of, padded_to_eight
 from recsys.models.teacher import Scored, Teacher, wide
 
 # Tokens encoded at once, padding counted, where no gradients are made.
@@ -43,9 +43,9 @@ class SequenceModel(nn.Module):
     """
 
     batch: ClassVar[type[Histories]] = Histories
-    learns: ClassVar[Literal["gradients", "alternating", "subspace"]] = "gradients"
+    learns: ClassVar[Learns] = "gradients"
     known_user: ClassVar[Literal["table", "history"]] = "history"
-    fold_in: Literal["ridge", "softmax", "sum", "onnx"] = "onnx"
+    fold_in: FoldsIn = "onnx"
     teacher: Teacher | None = None
     trained: Tensor
     log_q: Tensor

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from recsys.config import ModelConfig
 from recsys.data.histories import Histories
 from recsys.data.seeds import seed_of
-from recsys.models.base import Catalogue, padded_to_eight
+from recsys.models.base import Catalogue, FoldsIn, Learns, padded_to_eight
 
 
 class Spectral(nn.Module):
@@ -27,9 +27,9 @@ class Spectral(nn.Module):
     A user is nothing but his history: there is no table of users.
     """
 
-    learns: ClassVar[Literal["gradients", "alternating", "subspace"]] = "subspace"
+    learns: ClassVar[Learns] = "subspace"
     known_user: ClassVar[Literal["table", "history"]] = "history"
-    fold_in: Literal["ridge", "softmax", "sum", "onnx"] = "sum"
+    fold_in: FoldsIn = "sum"
     trained: Tensor
     item_counts: Tensor
 

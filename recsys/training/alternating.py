@@ -60,7 +60,7 @@ def settle_users(model: Any, events: SparseEvents, on_block: OnBlock = lambda: N
         _solve_users(model, events.of_users, on_block, MOST_STEPS, TOLERANCE)
 
 
-def blocks_of(model: Any, events: SparseEvents) -> int:
+def blocks_of(model: Any) -> int:
     """How many blocks an epoch of this worker has."""
     return sum(len(list(row_blocks(*table.shape))) for table in (model.user_table, model.item_table))
 

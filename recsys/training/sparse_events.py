@@ -6,6 +6,7 @@ Shapes: R rows (of a block: B), C columns, E events, D dimensions.
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +38,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """Compressed rows (CSR). offsets: [R + 1] int64, in memory; column: [E] int32, on the device."""
+    """Compressed rows (CSR). offsets: [R + 1] int64, in memory; column: [E] int32 and, if learnt, rating [E], on the device."""
 
     offsets: Tensor
     column: Tensor
     columns: int
+    rating: Tensor | None = None
 
     @property
     def counts(self) -> Tensor:
@@ -54,6 +56,11 @@ class Rows:
         start = (offsets - offsets[0]).to(self.column.device, torch.int32)
         return Block(start, self.column[int(offsets[0]) : int(offsets[-1])], self.columns)
 
+    def rated(self, first: int, last: int) -> Tensor:
+        """[E] the ratings of the rows [first, last)."""
+        assert self.rating is not None, "of a model that does not learn ratings"
+        return self.rating[int(self.offsets[first]) : int(self.offsets[last])]
+
 
 @dataclass(frozen=True)
 class SparseEvents:
@@ -63,18 +70,30 @@ class SparseEvents:
     of_items: Rows
 
     @classmethod
-    def of(
-        cls, parts: Iterable[tuple[NDArray[np.integer], NDArray[np.int32]]], items: int, device: torch.device
-    ) -> "SparseEvents":
-        """parts: of users in the order of their rows, how many events each has, and the items of these."""
+    def of(cls, parts: Iterable[tuple[NDArray[Any], ...]], items: int, device: torch.device) -> "SparseEvents":
+        """parts: of users in the order of their rows, how many events each has, the items of these and, of a model that learns
+        them, their ratings."""
         told = list(parts)
-        counts = np.concatenate([np.zeros(0, np.int64), *(counts for counts, _ in told)])
-        item = np.concatenate([np.zeros(0, np.int32), *(item for _, item in told)])
-        user = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        by_item = user[np.argsort(item, kind="stable")]
-        return cls(_rows(counts, item, items, device), _rows(np.bincount(item, minlength=items), by_item, len(counts), device))
+        counts = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in told)])
+        item = np.concatenate([np.zeros(0, np.int32), *(part[1] for part in told)])
+        rated = all(len(part) > 2 for part in told)
+        rating = np.concatenate([np.zeros(0, np.float32), *(part[2] for part in told)]) if rated else None
+        user, order = np.repeat(np.arange(len(counts), dtype=np.int32), counts), np.argsort(item, kind="stable")
+        return cls(
+            _rows(counts, item, items, rating, device),
+            _rows(
+                np.bincount(item, minlength=items), user[order], len(counts), None if rating is None else rating[order], device
+            ),
+        )
 
 
-def _rows(counts: NDArray[np.integer], column: NDArray[np.int32], columns: int, device: torch.device) -> Rows:
+def _rows(
+    counts: NDArray[np.integer],
+    column: NDArray[np.int32],
+    columns: int,
+    rating: NDArray[np.float32] | None,
+    device: torch.device,
+) -> Rows:
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
-    return Rows(offsets, torch.from_numpy(column).to(device), columns)
+    ratings = None if rating is None else torch.from_numpy(rating).to(device)
+    return Rows(offsets, torch.from_numpy(column).to(device), columns, ratings)

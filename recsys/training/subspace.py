@@ -44,10 +44,6 @@ def train_epoch(model: Any, events: SparseEvents, on_block: OnBlock = lambda: No
     return 1 - held_share / max(all_squares, 1e-30), int(count)
 
 
-def settle_users(model: Any, events: SparseEvents, on_block: OnBlock = lambda: None) -> None:
-    """Nothing: users are their histories."""
-
-
 def blocks_of(model: Any, events: SparseEvents) -> int:
     """How many blocks a pass of this worker has."""
     width = model.item_table.shape[1]

@@ -15,9 +15,8 @@ from recsys.data.attributes import Attributes, attributes_of
 from recsys.data.histories import Histories, Pairs
 from recsys.models import MODELS, Catalogue, build
 from recsys.models.owned import UserRanges
-from recsys.training import checkpoint, hardware, loop
+from recsys.training import checkpoint, hardware, loop, passes
 from recsys.training.negatives import Negatives
-from recsys.training.passes import PASSES
 from recsys.training.sparse_events import SparseEvents
 
 USERS, ITEMS, WATCHED = 300, 40, 12
@@ -120,14 +119,14 @@ def pair_batches(world: World, batch_size: int, epoch: int, rank: int, world_siz
 def events_of(world: World, rank: int = 0, world_size: int = 1) -> SparseEvents:
     """What the users of this rank watched, for a model that learns by passes over them."""
     mine = world.train().take(users_of(owned_by(rank, world_size)))
-    return SparseEvents.of([(mine.lengths, mine.item)], ITEMS, torch.device("cpu"))
+    return SparseEvents.of([(mine.lengths, mine.item, mine.rating)], ITEMS, torch.device("cpu"))
 
 
 def train(state: checkpoint.TrainState, world: World, epochs: int, seed: int = 0) -> checkpoint.TrainState:
     """Some epochs more, without validation."""
-    if state.model.learns in PASSES:
+    if state.model.learns != "gradients":
         for _ in range(epochs):
-            PASSES[state.model.learns].train_epoch(state.model, events_of(world))
+            passes.train_epoch(state.model, events_of(world), state.epoch, seed)
             state.next_epoch()
         return state
     negatives = Negatives(state.config.model, world.catalogue.item_counts, seed)

@@ -18,12 +18,11 @@ from recsys.config import TrainConfig
 from recsys.data.histories import Histories, Pairs
 from recsys.evaluation import ranking
 from recsys.models.owned import UserRanges
-from recsys.training import checkpoint, collective, hardware, loop, trial
+from recsys.training import checkpoint, collective, hardware, loop, passes, trial
 from recsys.training.checkpoint import TrainState
 from recsys.training.hardware import Hardware
 from recsys.training.micro_batch import MicroBatch
 from recsys.training.negatives import Negatives
-from recsys.training.passes import PASSES
 
 CASES = {
     "softmax": {},
@@ -32,6 +31,7 @@ CASES = {
     "mse": {"loss": "mse"},
     "ials": {"name": "ials", "loss": "squares"},
     "spectral": {"name": "spectral", "loss": "squares"},
+    "bpmf": {"name": "bpmf", "loss": "mse"},
     "sasrec": {"name": "sasrec", "dropout": 0.0, "negatives": None},
     "sasrec_rows": {"name": "sasrec", "dropout": 0.0, "negative_source": "in_batch"},
     "two_tower": {"name": "two_tower", "dropout": 0.0, "id_dropout": 0.0, "negatives": None},
@@ -68,9 +68,9 @@ def train_planted(folder: Path, rank: int, world_size: int, case: str) -> None:
     owned = planted.owned_by(rank, world_size)
     state = planted.start(world, config, owned=owned)
     negatives = Negatives(config.model, world.catalogue.item_counts, 0)
-    if state.model.learns in PASSES:
-        train_epoch = PASSES[state.model.learns].train_epoch
-        loss, count = [train_epoch(state.model, planted.events_of(world, rank, world_size)) for _ in range(2)][-1]
+    if state.model.learns != "gradients":
+        events = planted.events_of(world, rank, world_size)
+        loss, count = [passes.train_epoch(state.model, events, epoch, 0) for epoch in range(2)][-1]
         stats = loop.EpochStats(loss, count, 0, 0, 0.0, 0.0, 0.0)
         leave(folder, rank, world, state, owned, stats)
         return

@@ -1,7 +1,8 @@
-"""A model that alternates, on a real local Ray: with two workers, stopped and gone on with, refitted, begun from another."""
+"""Models that alternate or draw, on a real local Ray: with two workers, stopped and gone on with, refitted, begun anew."""
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,27 @@ def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, un
     warm = train(tmp_path / "new", config, name="warm", begin_from=undisturbed.folder)
     cold, *_, learnt = (row["loss"] for row in read_rows(undisturbed.folder))
     assert read_rows(warm.folder)[0]["loss"] == pytest.approx(learnt, abs=0.1 * (cold - learnt))
+
+
+def test_draws_are_gone_on_with_and_served_as_they_were_measured(root, tmp_path):
+    taste = (HISTORIES.item + np.repeat(np.arange(len(HISTORIES)), HISTORIES.lengths)) % 3  # what else than a row could tell it
+    rated = replace(HISTORIES, rating=(1 + 2 * taste).astype(np.float32))
+    write_dataset(tmp_path / "rated", rated, shards=6, row_group_events=120)
+    ours = ("model.name=bpmf", "model.dim=4", "model.chains=2", "train.epochs=16", "train.patience=16")
+
+    def stop(row: dict) -> None:
+        if row["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole = train(tmp_path / "rated", settings(root, *ours), name="whole")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "rated", settings(root, *ours), name="draws", on_epoch=stop)
+    result = train(tmp_path / "rated", settings(root, *ours, "cluster.num_workers=2"), name="draws")
+    assert [row["epoch"] for row in read_rows(result.folder)] == [*range(1, 17)]
+    assert result.test["rmse"] == pytest.approx(whole.test["rmse"], abs=0.1)
+    assert whole.test["rmse"] < 1.7, "the mean is off by 1.6"
+    bundle = open_bundle(export(result.folder, root / "bundles"))
+    scores = np.asarray(bundle.user_vectors) @ np.asarray(bundle.item_vectors).T
+    at = rated.bounds("test")[0]
+    errors = scores[np.arange(len(rated)), rated.item[at]] - rated.rating[at]
+    assert float(np.sqrt(np.square(errors).mean())) == pytest.approx(result.test["rmse"], rel=1e-4)

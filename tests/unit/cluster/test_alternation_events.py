@@ -17,7 +17,7 @@ HISTORIES = planted_histories(users=40)
 ROLES = (["train"] * 6 + ["test"] * 2) * 5
 
 
-def share_of(folder, manifest: DatasetManifest, *, border: str = "valid", limit: str = "none"):
+def share_of(folder, manifest: DatasetManifest, *, border: str = "valid", limit: str = "none", model: str = "ials"):
     """What `events_of` asks of a Share."""
     return SimpleNamespace(
         events=None,
@@ -25,7 +25,7 @@ def share_of(folder, manifest: DatasetManifest, *, border: str = "valid", limit:
         manifest=manifest,
         task=SimpleNamespace(dataset=folder, border=border),
         hardware=SimpleNamespace(device=torch.device("cpu")),
-        config=load_config(overrides=["model.name=ials", f"cluster.hold_bytes={limit}"]),
+        config=load_config(overrides=[f"model.name={model}", f"cluster.hold_bytes={limit}"]),
         workers_on_host=1,
         rank=1,
         alive=lambda: None,
@@ -46,6 +46,20 @@ def test_events_are_read_in_the_order_of_rows_and_none_of_users_held_out(dataset
     by_item = sorted(zip(train.take(learns).pairs().item.tolist(), train.take(learns).pairs().user.tolist(), strict=True))
     assert events.of_items.column.tolist() == [user for _, user in by_item]
     assert events.of_items.counts.tolist() == np.bincount([item for item, _ in by_item], minlength=80).tolist()
+
+
+def test_ratings_stand_beside_their_events_where_they_are_learnt(tmp_path):
+    rated = planted_histories(users=40)
+    rated.rating[:] = np.random.default_rng(0).integers(1, 6, len(rated.item))
+    manifest = write_dataset(tmp_path / "rated", rated, row_group_events=40, roles=ROLES)
+    events = alternation.events_of(share_of(tmp_path / "rated", manifest, model="bpmf"))
+    train = rated.segment("train").take(np.array(ROLES) == "train")
+    users, items = events.of_users, events.of_items
+    assert users.rated(0, 40).tolist() == train.rating.tolist()
+    by_item = np.argsort(train.item, kind="stable")
+    assert items.rated(0, 80).tolist() == train.rating[by_item].tolist()
+    assert items.rated(3, 5).tolist() == train.rating[by_item][np.isin(train.item[by_item], [3, 4])].tolist()
+    assert alternation.events_of(share_of(tmp_path / "rated", manifest)).of_users.rating is None
 
 
 def test_a_refit_learns_from_every_segment_of_everybody(dataset):
