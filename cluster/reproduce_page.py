@@ -26,12 +26,13 @@ def page(told: dict[str, Any]) -> str:
         _protocol(told),
         _markdown(headers, rows),
         "± is the standard deviation over seeds." + (" A figure is the mean over the folds." if told["folds"] else ""),
+        *(_differences(told) if told["compared"] else ()),
         report.goal_line(told) or "",
         "## How each seed was trained",
         _markdown(*_trials(told)),
-        _hours(told),
+        _hours(told) if told["hours"] else "",
         "## Settings",
-        "What differs from the defaults of the model:",
+        f"What differs from the defaults of {'each' if told['compared'] else 'the'} model:",
         _json(told["settings"]),
         "## Data",
         _data(told),
@@ -52,6 +53,14 @@ def _protocol(told: dict[str, Any]) -> str:
         "train and validation, at the same learning rates, and is scored on test once. "
         f"{told['about']}"
     ).strip()
+
+
+def _differences(told: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        "## Differences",
+        "Of the same users, each by the mean over seeds of what his lists were worth; 95% intervals by bootstrap over users.",
+        _markdown(*report.differences(told)),
+    )
 
 
 def _trials(told: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
