@@ -1,4 +1,4 @@
-"""Recipes: how a published figure is made again, as TOML. One a figure, under recipes/."""
+"""Recipes: how a published figure is made again, or models are set side by side, as TOML under recipes/."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
