@@ -20,7 +20,7 @@ from cluster.recipe import Asked, Recipe
 from cluster.recipe_source import find_source
 from cluster.session import session
 from cluster.trainer import RunResult, train
-from recsys.config import Config
+from recsys.config import Config, settled
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest
 from recsys.errors import ConfigError, DataError
@@ -85,7 +85,8 @@ class _Trial:
 
     @property
     def config(self) -> Config:
-        return self.recipe.settings(self.asked, self.folder / "runs")
+        """Those of the choosing run."""
+        return settled(self.recipe.settings(self.asked, self.folder / "runs"), self.data.manifest.users)
 
     @property
     def path(self) -> Path:
