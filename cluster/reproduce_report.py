@@ -151,7 +151,7 @@ def _goal(recipe: Recipe, figures: dict[str, dict[str, Any]]) -> dict[str, Any] 
 
 def _short(trial: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     fold = f", fold {trial['fold']}" if trial["fold"] else ""
-    kept = ("seed", "fold", "fingerprint", "epochs", "best_epoch", *(() if recipe.variants else ("seconds",)))
+    kept = ("seed", "fold", "fingerprint", "epochs", "best_epoch", "variant" if recipe.variants else "seconds")
     counted = ("told", "split", "users", "strangers", "events", "cold_events")
     metric = recipe.config.train.metric
     variant = f"{trial['variant']}, " if recipe.variants else ""

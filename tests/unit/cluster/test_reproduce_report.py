@@ -129,7 +129,8 @@ def compared_trial(variant: str, seed: int, better: float) -> dict:
         name: {"value": both[0].mean(), "low": 0, "high": 1, "popularity": both[1].mean()} for name, both in worth.items()
     }
     found = trial(seed, "", 0.0)
-    test = found["test"] | {"metrics": figures}
+    ranked = {"told": "full: all 30 items ranked", "cold_events": 1} if variant == "ials" else {}
+    test = found["test"] | {"metrics": figures} | ranked
     return found | {"variant": variant, "worth": worth, "test": test, "validation": {"ndcg@10": 0.4}}
 
 
@@ -157,6 +158,7 @@ def test_variants_are_set_against_popularity_and_one_another_user_by_user(tmp_pa
         "| mf less ials | +0.0300 (+0.0300 … +0.0300) | +0.0300 (+0.0300 … +0.0300) |",
         "| mf, seed 1 | 8 | 5 | 0.4000 |",
         "the defaults of each model",
+        "2 of them on items nobody trained on (misses); of ials all 30 items ranked, 1 misses; 1 users without",
     ):
         assert line in page
     assert "Hours" not in page
