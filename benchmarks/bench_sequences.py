@@ -138,7 +138,13 @@ def makers_of(options: argparse.Namespace, data: HeldOut, folder: Path) -> dict[
 
 def config_of(options: argparse.Namespace) -> Config:
     told = [f"train.seed={options.seed}", f"train.threads={options.threads}"]
-    fixed = ["model.name=sasrec", "train.metric_ks=[10]", f"train.metric={contest.METRIC}", "cluster.num_workers=1"]
+    fixed = [
+        "model.name=sasrec",
+        "train.batch_size=128",
+        "train.metric_ks=[10]",
+        f"train.metric={contest.METRIC}",
+        "cluster.num_workers=1",
+    ]
     return load_config(overrides=[*fixed, *told, *options.set])
 
 

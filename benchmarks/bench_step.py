@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from common import interleave, publish, spread, table
 
-from recsys.config import Config, load_config
+from recsys.config import Config, batch_size, load_config
 from recsys.data.histories import Histories, Pairs
 from recsys.models import MODELS, Catalogue, build
 from recsys.training import hardware
@@ -89,7 +89,7 @@ def work(way: str, config: Config, batches: list[Any], on: Hardware, compiled: b
 
 def random_batches(config: Config, steps: int, device: torch.device) -> tuple[list[Any], int]:
     """Steps of the model's own kind, and how many events they hold."""
-    rng, size = np.random.default_rng(0), config.train.batch_size
+    rng, size = np.random.default_rng(0), batch_size(config, USERS)
     if MODELS[config.model.name].batch is Pairs:
         shape = (steps, size)
         columns = rng.integers(0, USERS, shape), rng.integers(0, ITEMS, shape), np.ones(shape, np.float32)

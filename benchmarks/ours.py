@@ -13,7 +13,7 @@ from plain_training import batches, catalogue_of, planned
 
 from cluster.held import HeldShards, ahead_room
 from cluster.ingest import history_batches, history_parts
-from recsys.config import Config
+from recsys.config import Config, settled
 from recsys.data import schema
 from recsys.data.histories import Histories
 from recsys.data.plan import Plan, step_sizes
@@ -33,7 +33,8 @@ class Ours:
     """A model in training on a dataset that fits in memory."""
 
     def __init__(self, data: HeldOut, config: Config) -> None:
-        self.data, self.config, manifest = data, config, data.manifest
+        manifest = data.manifest
+        self.data, self.config = data, (config := settled(config, manifest.users))
         self.hardware = hardware.choose(config.train)
         self.catalogue = catalogue_of(data.dataset, manifest)
         self.model = build(config.model, self.catalogue, config.train.seed)

@@ -22,7 +22,7 @@ import torch
 
 from cluster import reading
 from cluster.held import HeldShards, ahead_room
-from recsys.config import Config, load_config
+from recsys.config import Config, batch_size, load_config
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_items, read_manifest
 from recsys.data.histories import Pairs
@@ -70,7 +70,7 @@ def train(dataset: Path, out: Path, config: Config) -> dict[str, Any]:
     while state.epoch < config.train.epochs and not state.stopping.exhausted:
         training += train_epoch(
             model,
-            batches(held, planned(state.epoch, manifest, config), config.train.batch_size),
+            batches(held, planned(state.epoch, manifest, config), batch_size(config, manifest.users)),
             state.optimizers,
             hardware=found,
             scaler=state.scaler,
@@ -105,15 +105,15 @@ def planned(epoch: int, manifest: DatasetManifest, config: Config) -> Plan:
     return epoch_plan(config.train.seed, epoch, 1, manifest, **windows)
 
 
-def batches(held: HeldShards, plan: Plan, batch_size: int) -> Iterator[Pairs]:
+def batches(held: HeldShards, plan: Plan, size: int) -> Iterator[Pairs]:
     """An epoch's events in the order of the plan, all of them in memory at once."""
     events = pa.concat_tables(held.macro_batches(plan.ranks[0]))
     user, item, rating = (torch.tensor(column.to_numpy()) for column in events.columns)
     first = 0
-    for size, total in step_sizes(plan.amounts(), 0, batch_size):
-        step = slice(first, first + size)
+    for own, total in step_sizes(plan.amounts(), 0, size):
+        step = slice(first, first + own)
         yield Pairs(user[step], item[step], rating[step], total=total)
-        first += size
+        first += own
 
 
 def ranked(

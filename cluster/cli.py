@@ -309,6 +309,9 @@ def reproduce(
         return console.print_json(told)
     headers, rows = report.table(told)
     console.print_rows(f"{found.title}: test", headers, rows, right=headers[1:-1], fold=False)
+    if told["compared"]:
+        headers, rows = report.differences(told)
+        console.print_rows("Differences, with 95% intervals", headers, rows, right=headers[1:], fold=False)
     if (line := report.goal_line(told)) is not None:
         console.say(line)
     missing = ", ".join(map(str, told["missing_seeds"]))

@@ -1,7 +1,7 @@
-"""Recipes: how a published figure is made again, as TOML. One a figure, under recipes/."""
+"""Recipes: how a published figure is made again, or models are set side by side, as TOML under recipes/."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -9,6 +9,11 @@ from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config,
 from recsys.errors import ConfigError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+
+VARIED = ("model", "train")
+"""Sections that a variant may have: all of a recipe are trained on the same dataset, in the same cluster."""
+POPULARITY = "popularity"
+"""What stands beside every variant, so that none may have its name."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -62,6 +67,21 @@ class Published(_Part):
     source: str
 
 
+class Variant(_Part):
+    """One of the models a recipe compares. config: the recipe's sections, with the variant's own over them."""
+
+    name: str = Field(pattern=r"^[\w.+-]+$")
+    config: Config
+
+
+class Asked(NamedTuple):
+    """A trial: one of the models, with one seed, on one dataset."""
+
+    variant: Variant
+    seed: int
+    fold: str | None
+
+
 class Recipe(_Part):
     """What a recipe's file says. config: its sections [data], [model], [train], [index], [cluster], merged like any config."""
 
@@ -79,6 +99,10 @@ class Recipe(_Part):
     """Values of data.fold, each prepared apart; a figure is then the mean over them."""
     goal: Goal | None = None
     published: tuple[Published, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    """Models that are compared, [[variant]] each in the file; none: the recipe is one model."""
+    against: str | None = None
+    """The variant that the others are set against, user by user, beside popularity."""
     config: Config
 
     @model_validator(mode="after")
@@ -88,37 +112,61 @@ class Recipe(_Part):
         known = [name for row in self.published for name in row.figures] + ([self.goal.metric] if self.goal else [])
         if unknown := [name for name in known if name not in self.metrics]:
             raise ValueError(f"{unknown[0]} is not among the metrics that are shown")
-        if unmeasured := [name for name in self.metrics if not _is_measured(name, self.config)]:
-            raise ValueError(f"{unmeasured[0]} is not measured of model.loss = {self.config.model.loss}")
+        for loss in (variant.config.model.loss for variant in self.compared):
+            if unmeasured := [name for name in self.metrics if not _is_measured(name, loss)]:
+                raise ValueError(f"{unmeasured[0]} is not measured of model.loss = {loss}")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_can_be_compared(self) -> "Recipe":
+        names = [variant.name for variant in self.variants]
+        if self.against is not None and self.against not in names:
+            raise ValueError(f"against {self.against}: no variant has that name")
+        if not names:
+            return self
+        if twice := [name for place, name in enumerate(names) if name in (POPULARITY, *names[:place])]:
+            raise ValueError(f"variant {twice[0]}: another has that name")
+        if {variant.config.train.metric for variant in self.variants} != {self.config.train.metric}:
+            raise ValueError("variants are chosen by one metric: set train.metric for all of them")
+        if self.folds or self.goal or set(self.metrics) & set(LOWER_IS_BETTER):
+            raise ValueError("variants are compared by rankings of one dataset, without folds, goal or errors of ratings")
         return self
 
     @property
-    def trials(self) -> tuple[tuple[int, str | None], ...]:
-        """Every (seed, fold)."""
-        return tuple((seed, fold) for seed in self.seeds for fold in self.folds or (None,))
+    def compared(self) -> tuple[Variant, ...]:
+        """The variants, or the one model there is."""
+        return self.variants or (Variant(name=self.config.model.name, config=self.config),)
 
-    def settings(self, seed: int, fold: str | None, storage: Path) -> Config:
+    @property
+    def trials(self) -> tuple[Asked, ...]:
+        """Every seed, on every fold, of every variant."""
+        folds = self.folds or (None,)
+        return tuple(Asked(variant, seed, fold) for seed in self.seeds for fold in folds for variant in self.compared)
+
+    def settings(self, asked: Asked, storage: Path) -> Config:
         """Those of one trial. A seed changes what is drawn in training, never the split."""
+        config = asked.variant.config
         ks = {int(name.partition("@")[2]) for name in self.metrics if "@" in name}
-        train = {"seed": seed, "metric_ks": tuple(sorted({*self.config.train.metric_ks, *ks}))}
+        train = {"seed": asked.seed, "metric_ks": tuple(sorted({*config.train.metric_ks, *ks}))}
         changed = {
-            "data": self.config.data.model_copy(update={"fold": fold} if fold else {}),
-            "train": self.config.train.model_copy(update=train),
-            "cluster": self.config.cluster.model_copy(update={"storage": str(storage)}),
+            "data": config.data.model_copy(update={"fold": asked.fold} if asked.fold else {}),
+            "train": config.train.model_copy(update=train),
+            "cluster": config.cluster.model_copy(update={"storage": str(storage)}),
         }
-        return self.config.model_copy(update=changed)
+        return config.model_copy(update=changed)
 
-    def changed(self) -> dict[str, Any]:
-        """Settings that are not what the model has by default, by section.key."""
-        told = self.config.model_dump(mode="json")
-        usual = Config.model_validate({"model": {"name": self.config.model.name}}).model_dump(mode="json")
-        usual["model"]["name"] = None
-        return {
-            f"{section}.{key}": value
-            for section, keys in told.items()
-            for key, value in keys.items()
-            if value != usual[section][key]
-        }
+
+def changed(config: Config) -> dict[str, Any]:
+    """Settings that are not what the model has by default, by section.key."""
+    told = config.model_dump(mode="json")
+    usual = Config.model_validate({"model": {"name": config.model.name}}).model_dump(mode="json")
+    usual["model"]["name"] = None
+    return {
+        f"{section}.{key}": value
+        for section, keys in told.items()
+        for key, value in keys.items()
+        if value != usual[section][key]
+    }
 
 
 def all_recipes(folder: Path = RECIPES) -> list[Recipe]:
@@ -142,16 +190,39 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe's file. Raises ConfigError with the nearest name for an unknown key, or with what a value should be."""
     told = read_toml(path, "`recsys reproduce --list` shows the recipes.")
     sections = {name: told.pop(name) for name in Config.model_fields if name in told}
-    known = [name for name in Recipe.model_fields if name not in ("name", "config")]
+    config, variants = _config(path, sections), _variants(path, told.pop("variant", []), sections)
+    known = [name for name in Recipe.model_fields if name not in ("name", "config", "variants")]
     for name in told:
         if name not in known:
-            raise ConfigError(f"{path}: no key {name}.{nearest(name, [*known, *Config.model_fields])}")
-    config = config_of(sections, str(path))
-    _check_model(path, config)
+            raise ConfigError(f"{path}: no key {name}.{nearest(name, [*known, 'variant', *Config.model_fields])}")
     try:
-        return Recipe.model_validate({**told, "name": path.stem, "config": config})
+        return Recipe.model_validate({**told, "name": path.stem, "config": config, "variants": variants})
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def _variants(path: Path, told: Any, sections: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each [[variant]] its name, and its sections over the recipe's."""
+    if not (isinstance(told, list) and all(isinstance(one, dict) for one in told)):
+        raise ConfigError(f"{path}: a variant is a table. Write [[variant]] above each.")
+    return [_variant(path, one, sections) for one in told]
+
+
+def _variant(path: Path, told: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    for name, value in told.items():
+        if name != "name" and name not in VARIED:
+            raise ConfigError(f"{path}: no key variant.{name}.{nearest(name, ['name', *VARIED])}")
+        if name in VARIED and not isinstance(value, dict):
+            raise ConfigError(f"{path}: variant.{name} is a section; write {name}.key = value.")
+    own = {name: sections.get(name, {}) | told[name] for name in VARIED if name in told}
+    named = {"name": told["name"]} if "name" in told else {}
+    return {**named, "config": _config(path, sections | own)}
+
+
+def _config(path: Path, sections: dict[str, Any]) -> Config:
+    config = config_of(sections, str(path))
+    _check_model(path, config)
+    return config
 
 
 def _check_model(path: Path, config: Config) -> None:
@@ -161,10 +232,10 @@ def _check_model(path: Path, config: Config) -> None:
     check_model(config.model)
 
 
-def _is_measured(metric: str, config: Config) -> bool:
+def _is_measured(metric: str, loss: str) -> bool:
     name, at, k = metric.partition("@")
     if metric in LOWER_IS_BETTER:
-        return config.model.loss == "mse"
+        return loss == "mse"
     return name in RANKING_METRICS and bool(at) and k.isdigit() and int(k) > 0
 
 

@@ -1,4 +1,4 @@
-"""`recsys reproduce`: a recipe's figures made again, for every seed and fold.
+"""`recsys reproduce`: a recipe's figures made again, for every seed, fold and variant.
 
 prepare → train, which chooses the epoch on validation → refit on train and validation → score test, once. No training here
 measures test: it is read when a refit is done and nothing is left to choose. What is finished is not done again.
@@ -9,18 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cluster import evaluate_report, runs
 from cluster.evaluate import evaluate
 from cluster.pipeline import Watcher
 from cluster.prepare import prepare
-from cluster.recipe import Recipe
+from cluster.recipe import Asked, Recipe
 from cluster.recipe_source import find_source
 from cluster.session import session
 from cluster.trainer import RunResult, train
-from recsys.config import Config
+from recsys.config import Config, settled
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest
 from recsys.errors import ConfigError, DataError
+from recsys.evaluation import metrics
+from recsys.evaluation.sums import RankingSums
 from recsys.training import machine
 
 STAGE = "reproduce: trials"
@@ -36,28 +41,31 @@ class Prepared:
 
 def reproduce(recipe: Recipe, work: Path, watcher: Watcher, seeds: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """Make what is missing of some seeds (unset: all the recipe's), under `<work>/<recipe>`. Returns all trials that are done,
-    those of other seeds too, in the recipe's order: each what `trials/<name>.json` says.
+    those of other seeds too, in the recipe's order: each what `trials/<name>.json` says, and its variant. Where variants are
+    compared, `worth` is what the lists were worth to each user: of each metric [2, U], the model's and popularity's.
 
     Raises what preparing, training and evaluating raise, ConfigError for a seed that the recipe has not.
     """
     if unknown := [seed for seed in seeds or () if seed not in recipe.seeds]:
         raise ConfigError(f"--seeds {unknown[0]}: {recipe.name} has the seeds {', '.join(map(str, recipe.seeds))}.")
     source, folder = find_source(recipe.source, watcher.stage), work / recipe.name
-    wanted = [trial for trial in recipe.trials if seeds is None or trial[0] in seeds]
+    wanted = [asked for asked in recipe.trials if seeds is None or asked.seed in seeds]
     with session(recipe.config.cluster):
-        datasets = {fold: _prepared(recipe, source, folder, fold, watcher) for _, fold in recipe.trials}
-        for place, (seed, fold) in enumerate(wanted):
+        of_folds = {asked.fold: asked for asked in recipe.trials}
+        datasets = {fold: _prepared(recipe, source, folder, asked, watcher) for fold, asked in of_folds.items()}
+        for place, asked in enumerate(wanted):
             watcher.stage(STAGE, place, len(wanted))
-            _Trial(recipe, folder, seed, fold, datasets[fold], watcher, f"{place + 1} of {len(wanted)}").make()
+            _Trial(recipe, folder, asked, datasets[asked.fold], watcher, f"{place + 1} of {len(wanted)}").make()
         watcher.stage(STAGE, len(wanted), len(wanted))
-    trials = (_Trial(recipe, folder, seed, fold, datasets[fold], watcher, "") for seed, fold in recipe.trials)
+    trials = (_Trial(recipe, folder, asked, datasets[asked.fold], watcher, "") for asked in recipe.trials)
     return [done for trial in trials if (done := trial.done()) is not None]
 
 
-def _prepared(recipe: Recipe, source: str, folder: Path, fold: str | None, watcher: Watcher) -> Prepared:
-    dataset = folder / (f"dataset-{fold}" if fold else "dataset")
+def _prepared(recipe: Recipe, source: str, folder: Path, asked: Asked, watcher: Watcher) -> Prepared:
+    """The dataset of a trial: of its fold, the same for every seed and variant."""
+    dataset = folder / (f"dataset-{asked.fold}" if asked.fold else "dataset")
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = prepare([source], dataset, recipe.settings(0, fold, folder), watcher.stage)
+    manifest = prepare([source], dataset, recipe.settings(asked, folder), watcher.stage)
     for segment in (schema.VALID, schema.TEST):
         if not manifest.segments[segment]:
             raise DataError(f"{dataset}: no events held out for {segment}. Mend [data] of the recipe {recipe.name}.")
@@ -66,19 +74,19 @@ def _prepared(recipe: Recipe, source: str, folder: Path, fold: str | None, watch
 
 @dataclass(frozen=True)
 class _Trial:
-    """One seed on one dataset."""
+    """One model, with one seed, on one dataset."""
 
     recipe: Recipe
     folder: Path
-    seed: int
-    fold: str | None
+    asked: Asked
     data: Prepared
     watcher: Watcher
     which: str
 
     @property
     def config(self) -> Config:
-        return self.recipe.settings(self.seed, self.fold, self.folder / "runs")
+        """Those of the choosing run."""
+        return settled(self.recipe.settings(self.asked, self.folder / "runs"), self.data.manifest.users)
 
     @property
     def path(self) -> Path:
@@ -88,7 +96,18 @@ class _Trial:
 
     def done(self) -> dict[str, Any] | None:
         """What came of it; None before."""
-        return runs.read_json(self.path)
+        told = runs.read_json(self.path)
+        if told is None:
+            return None
+        told["variant"] = self.asked.variant.name
+        if not self.recipe.variants:
+            return told
+        return told | {"worth": _worth(self.worth)} if self.worth.is_file() else None
+
+    @property
+    def worth(self) -> Path:
+        """What the lists were worth to each user, where variants are compared."""
+        return self.path.with_suffix(".npz")
 
     def make(self) -> None:
         """Choose, refit and score, if that has not been done."""
@@ -102,6 +121,8 @@ class _Trial:
         found = evaluate(refit.folder, protocol=self.recipe.protocol, segment=schema.TEST, progress=self.watcher.stage)
         report = {name: told for name, told in evaluate_report.as_json(found).items() if name != found.kind}
         self.path.parent.mkdir(exist_ok=True)
+        if self.recipe.variants:
+            _keep_worth(self.worth, found.sums)
         runs.write_json(self.path, self._told(chosen, refit, report))
         figures = ", ".join(f"{name} {report['metrics'][name]['value']:.4f}" for name in self.recipe.metrics)
         self._say(f"test {figures}")
@@ -112,15 +133,17 @@ class _Trial:
         return train(self.data.folder, self.config, measure_test=False, **refit, **told)
 
     def _say(self, what: str) -> None:
-        fold = f", fold {self.fold}" if self.fold else ""
-        self.watcher.note(f"{self.recipe.name}, seed {self.seed}{fold} ({self.which}): {what}")
+        variant, seed, fold = self.asked
+        name = f", {variant.name}" if self.recipe.variants else ""
+        of_fold = f", fold {fold}" if fold else ""
+        self.watcher.note(f"{self.recipe.name}{name}, seed {seed}{of_fold} ({self.which}): {what}")
 
     def _told(self, chosen: RunResult, refit: RunResult, report: dict[str, Any]) -> dict[str, Any]:
         seconds = {"choosing": _seconds(chosen.folder), "refit": _seconds(refit.folder), "scoring": report["seconds"]}
         found = machine.found()
         return {
-            "seed": self.seed,
-            "fold": self.fold,
+            "seed": self.asked.seed,
+            "fold": self.asked.fold,
             "fingerprint": self.data.manifest.fingerprint,
             "chosen": chosen.folder.name,
             "refit": refit.folder.name,
@@ -137,3 +160,20 @@ class _Trial:
 def _seconds(run: Path) -> float:
     """Training and validation, whatever it was interrupted by; without the starts of Ray."""
     return float(sum(row["seconds"] + row["validation_seconds"] for row in runs.read_rows(run)))
+
+
+def _keep_worth(path: Path, sums: RankingSums) -> None:
+    """Written before the trial's JSON, which is what says that a trial is done."""
+    users, ks = sums.users(), range(len(sums.ks))
+    both: dict[str, Any] = {
+        f"{name}@{sums.ks[k]}": np.stack([users.model[row, k], users.popularity[row, k]])
+        for row, name in enumerate(metrics.RANKING)
+        for k in ks
+    }
+    with path.open("wb") as file:
+        np.savez_compressed(file, **both)
+
+
+def _worth(path: Path) -> dict[str, NDArray[np.float64]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -26,12 +26,13 @@ def page(told: dict[str, Any]) -> str:
         _protocol(told),
         _markdown(headers, rows),
         "± is the standard deviation over seeds." + (" A figure is the mean over the folds." if told["folds"] else ""),
+        *(_differences(told) if told["compared"] else ()),
         report.goal_line(told) or "",
         "## How each seed was trained",
         _markdown(*_trials(told)),
-        _hours(told),
+        _hours(told) if told["hours"] else "",
         "## Settings",
-        "What differs from the defaults of the model:",
+        f"What differs from the defaults of {'each' if told['compared'] else 'the'} model:",
         _json(told["settings"]),
         "## Data",
         _data(told),
@@ -47,11 +48,28 @@ def _protocol(told: dict[str, Any]) -> str:
     return (
         f"Protocol: split `{test['split']}`; {test['told']}. "
         f"{test['users']:,} users and {test['events']:,} events are scored, {test['cold_events']:,} of them on items nobody "
-        f"trained on (misses); {test['strangers']:,} users without a train event are counted apart.{folds} "
+        f"trained on (misses);{_otherwise(told)} {test['strangers']:,} users without a train event are counted apart.{folds} "
         "A run chooses the epoch on validation and never measures test. A second one begins anew and trains as many epochs on "
         "train and validation, at the same learning rates, and is scored on test once. "
         f"{told['about']}"
     ).strip()
+
+
+def _otherwise(told: dict[str, Any]) -> str:
+    """Of variants that rank other items: those, too, of which only attributes are known."""
+    usual = told["trials"][0]["test"]["told"]
+    tests = {each["variant"]: each["test"] for each in told["trials"] if each["test"]["told"] != usual}
+    return "".join(
+        f" of {name} {test['told'].partition(': ')[2]}, {test['cold_events']:,} misses;" for name, test in tests.items()
+    )
+
+
+def _differences(told: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        "## Differences",
+        "Of the same users, each by the mean over seeds of what his lists were worth; 95% intervals by bootstrap over users.",
+        _markdown(*report.differences(told)),
+    )
 
 
 def _trials(told: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -22,6 +22,7 @@ from cluster.finished import catalogue_of, cutoffs, folded_in
 from cluster.held import HeldShards, ahead_room, fit_in_memory
 from cluster.samples import cache_folder
 from cluster.task import Task
+from recsys.config import batch_size
 from recsys.data import schema
 from recsys.data.dataset import UserFile, read_manifest
 from recsys.data.histories import Histories, Pairs
@@ -89,6 +90,11 @@ class Share:
         """What the model is fed: Pairs or Histories; None for one that learns by no batches, popularity among them."""
         return getattr(MODELS[self.config.model.name], "batch", None)
 
+    @property
+    def batch_size(self) -> int:
+        """Of all workers together."""
+        return batch_size(self.config, self.manifest.users)
+
     def find_micro_batch(self, state: TrainState) -> None:
         """Settle it before the first step: as the config says, as the run had it, as remembered, or by trying on rank 0."""
         if self.config.train.micro_batch is not None:
@@ -104,7 +110,7 @@ class Share:
         model, hard = bare(state.model), self.hardware
         # Events of a user that are looked at together, on average: a step of whole users has so many for each.
         length = 1 if self.batch is Pairs else self._usual_length(model.max_length)
-        most = -(-self.config.train.batch_size // self.world) * length
+        most = -(-self.batch_size // self.world) * length
         told = [hard.device.type, hard.precision, hard.threads, most, self.catalogue.items, platform.node()]
         told += [str(self.task.teacher)] if self.task.teacher else []
         key, known = json.dumps([*told, self.config.model.model_dump(mode="json")]), cache_folder() / "micro_batch.json"
@@ -173,12 +179,12 @@ class Share:
             epoch,
             self.world,
             self.planned,
-            batch_size=train.batch_size,
+            batch_size=self.batch_size,
             window_events=cluster.window_events,
             mix_shards=cluster.mix_shards,
             of_rows=of_rows,
         )
-        sizes = list(step_sizes(plan.amounts(of_rows=of_rows), self.rank, train.batch_size))
+        sizes = list(step_sizes(plan.amounts(of_rows=of_rows), self.rank, self.batch_size))
         entries, skip = rest(plan.ranks[self.rank], sum(size for size, _ in sizes[:own]), of_rows=of_rows)
         read_from, read = self.source(of_rows)
         tables = read(entries)

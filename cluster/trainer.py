@@ -18,7 +18,7 @@ from typing import Any
 from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session
 from cluster.task import RefitUntil, Task, unusual
-from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model
+from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, settled
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
@@ -80,6 +80,7 @@ def train(
     dataset = Path(dataset).resolve()
     manifest = read_manifest(dataset)
     check(manifest, config, dataset)
+    config = settled(config, manifest.users)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
     teacher = Path(teacher).resolve() if teacher is not None else None
     rates = None if refit_rates is None else tuple(refit_rates)

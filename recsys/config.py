@@ -32,6 +32,10 @@ LOSSES = {
     "two_tower": ("softmax",),
 }
 
+# Models that are fed whole users. A step is so many of them, of the others so many positives, where nothing is set.
+OF_HISTORIES = ("sasrec", "two_tower")
+LEAST_USERS, MOST_USERS, LEAST_STEPS, POSITIVES = 8, 128, 40, 4096
+
 # What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
 SUITED: dict[str, dict[str, dict[str, Any]]] = {
     "sasrec": {
@@ -39,7 +43,6 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
         "train": {
             "learning_rate": 0.002,
             "average": 0.999,
-            "batch_size": 128,
             "epochs": 100,
             "patience": 10,
             "plateau_patience": 4,
@@ -47,7 +50,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
     },
     "two_tower": {
         "model": {"negatives": None, "heads": 4, "cosine": True, "temperature": 0.1},
-        "train": {"learning_rate": 0.001, "batch_size": 128, "epochs": 100, "patience": 10, "plateau_patience": 4},
+        "train": {"learning_rate": 0.001, "epochs": 100, "patience": 10, "plateau_patience": 4},
     },
     "ials": {"model": {"loss": "squares"}, "train": {"epochs": 16, "patience": 3}},
     "spectral": {"model": {"loss": "squares", "dim": 256}, "train": {"epochs": 8, "patience": 2}},
@@ -188,11 +191,11 @@ class TrainConfig(Section):
     """How it is learnt."""
 
     epochs: int = Field(30, ge=1)
-    """Most passes over the training events. sasrec, two_tower: 100; ials: 16; bpmf: 12, of 10 draws each,
-    those of the first two forgotten."""
-    batch_size: int = Field(4096, ge=1)
-    """Effective batch: positives a step, over all workers together; of sasrec and
-    two_tower, users: 128."""
+    """Most passes over the training events. sasrec, two_tower: 100; ials: 16; spectral: 8; bpmf: 12, of 10 draws each, those of
+    the first two forgotten."""
+    batch_size: int | None = Field(None, ge=1)
+    """Effective batch, over all workers together: positives a step; of sasrec and two_tower, users. Unset: 4096 positives; of
+    users 128, and where these are more than a 40th of all, a 40th, but at least 8."""
     micro_batch: int | None = Field(None, ge=1)
     """Most events a worker makes gradients of at once (of windows with padding); unset: found by trying. Changes speed and
     memory, not what is learnt."""
@@ -350,6 +353,22 @@ class Config(Section):
         given = {name: _given(values.get(name)) for name in Config.model_fields}
         suited = SUITED.get(str(given["model"].get("name")), {})
         return {**values, **{section: own | given[section] for section, own in suited.items()}}
+
+
+def batch_size(config: Config, users: int) -> int:
+    """`train.batch_size`, or what suits a dataset of so many users."""
+    if config.train.batch_size is not None:
+        return config.train.batch_size
+    if config.model.name not in OF_HISTORIES:
+        return POSITIVES
+    # Else an epoch of few users were a handful of steps (docs/log.md, "Few users, few steps").
+    return max(LEAST_USERS, min(MOST_USERS, users // LEAST_STEPS))
+
+
+def settled(config: Config, users: int) -> Config:
+    """With what was left to the dataset, so that a run's settings are whole."""
+    train = config.train.model_copy(update={"batch_size": batch_size(config, users)})
+    return config.model_copy(update={"train": train})
 
 
 def _given(section: Any) -> dict[str, Any]:

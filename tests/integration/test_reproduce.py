@@ -1,6 +1,7 @@
 """Refits up to test, and `recsys reproduce` over them: chosen without test, scored on it once, gone on with."""
 
 import json
+import re
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -190,11 +191,16 @@ class Recorder:
         self.notes.append(text)
 
 
-def test_a_recipe_is_made_seed_by_seed_and_never_twice(root, monkeypatch, capsys):
-    write_sample(root / "data" / "sample", users=200, films=80)
-    content = (root / "data" / "sample" / "ratings.csv").read_bytes()
-    (root / "tiny.toml").write_text(RECIPE.format(sha256=sha256(content).hexdigest()))
+@pytest.fixture
+def text(root, monkeypatch) -> str:
+    """The recipe, its raw data where it looks for them."""
     monkeypatch.setenv("RECSYS_DATA", str(root / "data"))
+    write_sample(root / "data" / "sample", users=200, films=80)
+    return RECIPE.format(sha256=sha256((root / "data" / "sample" / "ratings.csv").read_bytes()).hexdigest())
+
+
+def test_a_recipe_is_made_seed_by_seed_and_never_twice(root, text, capsys):
+    (root / "tiny.toml").write_text(text)
     recipe, work, out = read_recipe(root / "tiny.toml"), root / "work", root / "pages"
 
     first = Recorder()
@@ -236,3 +242,33 @@ def test_a_recipe_is_made_seed_by_seed_and_never_twice(root, monkeypatch, capsys
     assert all(f"{value:.4f}" in page for value in [*hits, figure["popularity"], 0.05])
     assert "must 0.0100 reached, stretch 0.9900 not reached" in page and str(root) not in page
     assert "Page:" in capsys.readouterr().out
+
+
+VARIANTS = """
+[[variant]]
+name = "mf"
+[[variant]]
+name = "least-squares"
+model.name = "ials"
+train.epochs = 2
+"""
+
+
+def test_variants_are_scored_on_the_same_users_and_nothing_is_trained_twice(root, text):
+    """In the work folder of the recipe above: of its seed 1 only the scoring is missing, which had kept no user's worth."""
+    (root / "variants").mkdir()
+    path, work = root / "variants" / "tiny.toml", root / "work"
+    text = re.sub(r"\[goal\].*?\n\[", "[", text, flags=re.DOTALL).replace("[1, 2]", '[1]\nagainst = "least-squares"')
+    path.write_text(text + VARIANTS)
+
+    made = Recorder()
+    mf, ials = reproduce(read_recipe(path), work, made)
+    assert (mf["variant"], ials["variant"]) == ("mf", "least-squares") and mf["fingerprint"] == ials["fingerprint"]
+    assert made.epochs in (ials["epochs"] + ials["best_epoch"], sum(t["epochs"] + t["best_epoch"] for t in (mf, ials)))
+    for trial in (mf, ials):
+        assert trial["worth"]["hr@5"].shape == (2, trial["test"]["users"])
+        figure = trial["test"]["metrics"]["ndcg@10"]
+        assert trial["worth"]["ndcg@10"].mean(1) == pytest.approx([figure["value"], figure["popularity"]])
+    assert np.array_equal(mf["worth"]["hr@5"][1], ials["worth"]["hr@5"][1])  # popularity of the same users in the same order
+    again = Recorder()
+    assert len(reproduce(read_recipe(path), work, again)) == 2 and not again.epochs and not again.notes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.recipe import RECIPES, Goal, all_recipes, find_recipe, read_recipe
+from cluster.recipe import RECIPES, Goal, all_recipes, changed, find_recipe, read_recipe
 from recsys.config import TrainConfig
 from recsys.errors import ConfigError
 from recsys.models import MODELS
@@ -34,6 +34,21 @@ name = "sasrec"
 epochs = 7
 """
 
+COMPARED = (
+    TEXT.partition("[goal]")[0].replace('folds = ["u1", "u2"]', 'against = "one"')
+    + """
+[train]
+epochs = 7
+[[variant]]
+name = "one"
+model.name = "ials"
+[[variant]]
+name = "two"
+model = { name = "sasrec", dim = 8 }
+train.epochs = 9
+"""
+)
+
 
 def written(folder: Path, text: str = TEXT) -> Path:
     path = folder / "mine.toml"
@@ -44,10 +59,10 @@ def written(folder: Path, text: str = TEXT) -> Path:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_is_whole(path):
     recipe = find_recipe(path.stem)
-    assert recipe.name == path.stem and recipe.config.model.name in MODELS
-    assert len(recipe.seeds) >= 3 and recipe.source.published
+    assert recipe.name == path.stem and len(recipe.seeds) >= 3 and recipe.source.published
     told = tomllib.loads(path.read_text("utf-8"))
-    assert recipe.config.model.name == told["model"]["name"]
+    models = [variant.config.model.name for variant in recipe.compared]
+    assert models == [one["model"]["name"] for one in told.get("variant", [told])] and set(models) <= set(MODELS)
     metric = recipe.config.train.metric
     assert metric in recipe.metrics, "chosen on validation by what is shown"
 
@@ -60,16 +75,59 @@ def test_there_are_recipes_and_they_come_by_name():
 def test_sections_are_merged_as_any_config(tmp_path):
     recipe = read_recipe(written(tmp_path))
     assert (recipe.config.train.epochs, recipe.config.train.learning_rate) == (7, 0.002)  # set; what suits sasrec
-    assert recipe.changed() == {"model.name": "sasrec", "train.epochs": 7}
+    assert changed(recipe.config) == {"model.name": "sasrec", "train.epochs": 7}
+    assert [variant.name for variant in recipe.compared] == ["sasrec"] and not recipe.variants
 
 
 def test_a_seed_changes_training_and_never_the_split(tmp_path):
     recipe = read_recipe(written(tmp_path))
-    assert recipe.trials == ((3, "u1"), (3, "u2"), (4, "u1"), (4, "u2"))
-    one, other = (recipe.settings(seed, "u2", tmp_path) for seed in recipe.seeds)
+    assert [asked[1:] for asked in recipe.trials] == [(3, "u1"), (3, "u2"), (4, "u1"), (4, "u2")]
+    one, other = (recipe.settings(asked, tmp_path) for asked in recipe.trials if asked.fold == "u2")
     assert one.data == other.data and one.data.fold == "u2" and one.data.seed == 0
     assert (one.train.seed, other.train.seed) == (3, 4) and one.cluster.storage == str(tmp_path)
     assert one.train.metric_ks == (7, *TrainConfig().metric_ks)  # what is shown is measured
+
+
+def test_a_variant_lays_its_sections_over_the_recipes_and_keeps_what_suits_its_model(tmp_path):
+    recipe = read_recipe(written(tmp_path, COMPARED))
+    assert [(asked.variant.name, asked.seed) for asked in recipe.trials] == [("one", 3), ("two", 3), ("one", 4), ("two", 4)]
+    assert [changed(variant.config) for variant in recipe.variants] == [
+        {"model.name": "ials", "train.epochs": 7},
+        {"model.name": "sasrec", "model.dim": 8, "train.epochs": 9},
+    ]
+    first, second = (recipe.settings(asked, tmp_path) for asked in recipe.trials[:2])
+    assert first.data == second.data and first.train.seed == second.train.seed == 3
+    assert (first.train.patience, second.train.patience) == (3, 10) and first.train.metric_ks == (7, 10, 20)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('against = "one"', 'against = "three"', "against three: no variant has that name"),
+        ('name = "two"', 'name = "one"', "variant one: another has that name"),
+        ('name = "two"', 'name = "popularity"', "variant popularity: another has that name"),
+        ('name = "two"', 'nam = "two"', r"no key variant\.nam\. Did you mean name\?"),
+        ('name = "two"', "", r"variants\.1\.name: field required"),
+        ("[[variant]]", "[[varaint]]", r"no key varaint\. Did you mean variant\?"),
+        ('[[variant]]\nname = "two"\n', "", "cannot overwrite|Cannot overwrite"),
+        ("train.epochs = 9", "data.seed = 9", r"no key variant\.data\."),
+        ("train.epochs = 9", "train.epoch = 9", r"no setting train\.epoch\. Did you mean epochs\?"),
+        ("train.epochs = 9", "train = 9", "variant.train is a section"),
+        ("train.epochs = 9", 'train.metric = "hr@7"', "chosen by one metric"),
+        ('"sasrec"', '"popularity"', "no such model"),
+        ('"sasrec"', '"sasrec", loss = "mse"', "sasrec learns by one of"),
+        ("seeds =", 'folds = ["u1"]\nseeds =', "without folds"),
+    ],
+)
+def test_a_mistake_in_a_variant_is_named(tmp_path, old, new, message):
+    assert old in COMPARED
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(written(tmp_path, COMPARED.replace(old, new, 1)))
+
+
+def test_a_single_table_is_no_list_of_variants(tmp_path):
+    with pytest.raises(ConfigError, match=r"Write \[\[variant\]\] above each"):
+        read_recipe(written(tmp_path, TEXT + '[variant]\nname = "one"\n'))
 
 
 @pytest.mark.parametrize(

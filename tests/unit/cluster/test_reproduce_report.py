@@ -2,14 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from cluster import reproduce_report as report
-from cluster.recipe import Goal, Recipe
+from cluster.recipe import POPULARITY, Goal, Recipe
 from cluster.reproduce_page import write
 from recsys.config import load_config
 
 VALUES = {(0, "u1"): 0.90, (0, "u2"): 1.00, (1, "u1"): 0.94, (1, "u2"): 1.00, (2, "u1"): 0.88, (2, "u2"): 0.98}
+
+
+SOURCE = {
+    "file": "x.zip",
+    "files": {"u1.base": "0" * 64},
+    "published": "a page",
+    "licence": "Free.",
+    "citation": "Nobody, 2020.",
+}
 
 
 def recipe() -> Recipe:
@@ -17,13 +27,7 @@ def recipe() -> Recipe:
         name="ratings",
         title="Ratings",
         about="Of five folds two.",
-        source={
-            "file": "x.zip",
-            "files": {"u1.base": "0" * 64},
-            "published": "a page",
-            "licence": "Free.",
-            "citation": "Nobody, 2020.",
-        },
+        source=SOURCE,
         metrics=("rmse",),
         folds=("u1", "u2"),
         goal=Goal(metric="rmse", must=0.96, stretch=0.94),
@@ -37,6 +41,7 @@ def trial(seed: int, fold: str, value: float) -> dict:
     return {
         "seed": seed,
         "fold": fold,
+        "variant": "mf",
         "fingerprint": f"print of {fold}",
         "epochs": 8,
         "best_epoch": 5,
@@ -96,3 +101,69 @@ def test_the_page_says_all_of_it(told, tmp_path):
     listed = report.listing([recipe()], tmp_path / "pages")
     assert listed == [("ratings", "x.zip", "mf", "rmse 0.9600", "0.9500 ± 0.0200")]
     assert report.listing([recipe()], tmp_path)[0][-1] == ""
+
+
+USERS = 400
+NAMES = ("hr@10", "ndcg@10")
+
+
+def comparison() -> Recipe:
+    variants = [{"name": name, "config": load_config(overrides=[f"model.name={name}"])} for name in ("mf", "ials")]
+    return Recipe(
+        name="both",
+        title="Both",
+        source=SOURCE,
+        metrics=NAMES,
+        seeds=(0, 1),
+        variants=variants,
+        against="ials",
+        config=load_config(),
+    )
+
+
+def compared_trial(variant: str, seed: int, better: float) -> dict:
+    """Users differ much and models little: only pairs of the same users show that one is better for all of them."""
+    ease = np.random.default_rng(0).random(USERS)
+    worth = {name: np.stack([0.3 + 0.5 * ease + better, 0.3 + 0.5 * ease]) for name in NAMES}
+    figures = {
+        name: {"value": both[0].mean(), "low": 0, "high": 1, "popularity": both[1].mean()} for name, both in worth.items()
+    }
+    found = trial(seed, "", 0.0)
+    ranked = {"told": "full: all 30 items ranked", "cold_events": 1} if variant == "ials" else {}
+    test = found["test"] | {"metrics": figures} | ranked
+    return found | {"variant": variant, "worth": worth, "test": test, "validation": {"ndcg@10": 0.4}}
+
+
+def test_variants_are_set_against_popularity_and_one_another_user_by_user(tmp_path):
+    better = {("mf", 0): 0.03, ("mf", 1): 0.05, ("ials", 0): 0.01, ("ials", 1): 0.01}
+    trials = [compared_trial(variant, seed, by) for (variant, seed), by in better.items()]
+    told = report.summary(comparison(), trials, "recsys reproduce both")
+    mf, alone = told["variants"]["mf"]["ndcg@10"], told["compared"]["alone"]
+    assert mf["mean"] == pytest.approx(alone["mf"]["ndcg@10"]["value"])
+    assert mf["sd"] == pytest.approx(0.02 / 2**0.5)
+    assert alone["mf"]["ndcg@10"]["high"] - alone["mf"]["ndcg@10"]["low"] > 0.02
+    assert alone["mf"]["ndcg@10"]["value"] - alone[POPULARITY]["ndcg@10"]["value"] == pytest.approx(0.04)
+    pairs = {(pair["variant"], pair["less"]): pair["metrics"]["hr@10"] for pair in told["compared"]["differences"]}
+    assert list(pairs) == [("mf", POPULARITY), ("ials", POPULARITY), ("mf", "ials")]
+    for pair, value in zip(pairs.values(), (0.04, 0.01, 0.03), strict=True):
+        assert list(pair.values()) == pytest.approx([value] * 3)  # the same for every user, so certain
+    assert told["settings"] == {"mf": {"model.name": "mf"}, "ials": {"model.name": "ials"}} and told["hours"] is None
+
+    page = write(told, tmp_path).read_text()
+    assert json.loads((tmp_path / "both.json").read_text()) == told
+    hr = told["variants"]["ials"]["hr@10"]["mean"]
+    for line in (
+        f"| ials, 2 seeds | {hr:.4f} ± 0.0000 | {hr:.4f} ± 0.0000 | this page |",
+        f"| most popular | {hr - 0.01:.4f} | {hr - 0.01:.4f} | this page |",
+        "| mf less ials | +0.0300 (+0.0300 … +0.0300) | +0.0300 (+0.0300 … +0.0300) |",
+        "| mf, seed 1 | 8 | 5 | 0.4000 |",
+        "the defaults of each model",
+        "2 of them on items nobody trained on (misses); of ials all 30 items ranked, 1 misses; 1 users without",
+    ):
+        assert line in page
+    assert "Hours" not in page
+    assert report.listing([comparison()], tmp_path) == [("both", "x.zip", "mf, ials", "", f"mf {hr + 0.03:.4f} ± 0.0141")]
+    missing = report.summary(comparison(), trials[:3], "recsys reproduce both")
+    assert missing["seeds"] == [0] and missing["missing_seeds"] == [1]
+    nothing = report.summary(comparison(), trials[:1], "recsys reproduce both")
+    assert nothing["compared"] is None and nothing["variants"] == {} and report.table(nothing)[1] == []

@@ -76,7 +76,7 @@ def test_a_trial_has_what_suits_its_model_and_what_was_set(tmp_path):
     base = load_config(overrides=["train.epochs=7", "train.metric=hr@20"])
     config = configured(base, {"model.name": "sasrec", "model.dropout": 0.4})
     assert (config.train.epochs, config.model.dropout) == (7, 0.4)
-    assert config.train.batch_size == Config.model_validate({"model": {"name": "sasrec"}}).train.batch_size
+    assert config.train.patience == Config.model_validate({"model": {"name": "sasrec"}}).train.patience
     space = read(tmp_path, "[space]\nmodel.dim = [8, 16]\n[goal]\nmetric = 'mrr@5'")
     config = trial_config(base, space, {"model.dim": 8}, tmp_path)
     assert (config.train.metric, config.cluster.storage, config.model.dim) == ("mrr@5", str(tmp_path), 8)

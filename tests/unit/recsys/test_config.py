@@ -2,14 +2,14 @@
 
 import pytest
 
-from recsys.config import SUITED, Config, ModelConfig, TrainConfig, check_model, load_config
+from recsys.config import SUITED, Config, ModelConfig, TrainConfig, check_model, load_config, settled
 from recsys.errors import ConfigError
 
 
 def test_a_model_brings_its_own_defaults_and_what_is_set_stands():
     plain, own = load_config(), load_config(overrides=["model.name=sasrec", "train.epochs=7"])
     assert (plain.train, plain.model.negatives) == (TrainConfig(), 1024)
-    assert (own.train.learning_rate, own.train.batch_size, own.model.negatives) == (0.002, 128, None)
+    assert (own.train.learning_rate, own.train.average, own.model.negatives) == (0.002, 0.999, None)
     assert own.train.epochs == 7
     assert own.train.patience == SUITED["sasrec"]["train"]["patience"]
     assert own.cluster == plain.cluster
@@ -17,7 +17,14 @@ def test_a_model_brings_its_own_defaults_and_what_is_set_stands():
 
 def test_sections_made_by_hand_are_completed_alike():
     made = Config(model=ModelConfig(name="sasrec", dim=8), train=TrainConfig(epochs=7, learning_rate=0.01))
-    assert (made.model.dim, made.train.learning_rate, made.train.batch_size) == (8, 0.01, 128)
+    assert (made.model.dim, made.train.learning_rate, made.train.patience) == (8, 0.01, 10)
+
+
+def test_few_users_make_small_batches_and_a_batch_that_is_set_stands():
+    sizes = {users: settled(load_config(overrides=["model.name=sasrec"]), users).train.batch_size for users in (9, 671, 6040)}
+    assert sizes == {9: 8, 671: 16, 6040: 128}
+    assert settled(load_config(), 9).train.batch_size == 4096
+    assert settled(load_config(overrides=["model.name=sasrec", "train.batch_size=64"]), 9).train.batch_size == 64
 
 
 def test_what_was_saved_comes_back_whatever_suits_now(monkeypatch):
