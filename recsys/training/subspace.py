@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recsys.training import collective
 from recsys.training.alternating import OnBlock, exact_products, row_blocks
@@ -32,11 +33,11 @@ def train_epoch(model: Any, events: SparseEvents, on_block: OnBlock = lambda: No
     user_U1 = model.evened(users.counts.to(table.device))[:, None]
     item_N1 = (model.evened(model.item_counts) * model.trained)[:, None]
     with exact_products():
-        begun_ND = _orthonormal(table.data * model.trained[:, None])
+        begun_ND = _begun(table.data * model.trained[:, None])
         projected_UD = _sums(users, begun_ND * item_N1, on_block) * user_U1
         summed_ND = collective.sum_over_ranks(_sums(items, projected_UD * user_U1, on_block)) * item_N1
         # Processors that round otherwise would drift apart.
-        table.data.copy_(collective.from_first(torch.linalg.qr(summed_ND)[0].contiguous()))
+        table.data.copy_(collective.from_first(_orthonormal(summed_ND)))
     squares_U1 = _sums(users, item_N1.square()) * user_U1.square()
     held, whole = projected_UD.double().square().sum(), squares_U1.double().sum()
     told = torch.stack([held, whole, held.new_tensor(len(users.column))])
@@ -60,9 +61,14 @@ def _sums(rows: Rows, fixed_CD: Tensor, on_block: OnBlock = lambda: None) -> Ten
     return summed_RD
 
 
-def _orthonormal(columns_ND: Tensor) -> Tensor:
-    """Of the same span. What a pass left is so already, and the product that would make sure costs as much as half a pass."""
+def _begun(columns_ND: Tensor) -> Tensor:
+    """Orthonormal. What a pass left is so already, and the product that would make sure costs as much as half a pass."""
     if bool(((torch.linalg.vector_norm(columns_ND, dim=0) - 1).abs() < NEAR_ONE).all()):
         return columns_ND
-    found: Tensor = torch.linalg.qr(columns_ND)[0]
-    return found
+    return _orthonormal(columns_ND)
+
+
+def _orthonormal(columns_ND: Tensor) -> Tensor:
+    """Of the same span; columns beyond what a small catalogue has room for are zeros."""
+    found = torch.linalg.qr(columns_ND)[0]
+    return F.pad(found, (0, columns_ND.shape[1] - found.shape[1])).contiguous()

@@ -96,6 +96,15 @@ def test_unset_as_many_events_are_added_as_a_user_has_on_average():
     assert model_of(smoothing=None).smoothing == pytest.approx(COUNTS.sum() / USERS)
 
 
+def test_a_catalogue_of_fewer_items_than_dimensions_is_learnt_whole():
+    config = ModelConfig(name="spectral", loss="squares", dim=ITEMS + 8, smoothing=SMOOTHING, popularity_power=POWER)
+    model = build(config, Catalogue(USERS, ITEMS, COUNTS), seed=0)
+    losses = [subspace.train_epoch(model, events())[0] for _ in range(2)]
+    assert losses[1] == pytest.approx(0, abs=1e-5)
+    found = (model.user_vectors(HISTORIES) @ model.item_vectors().T).numpy()
+    np.testing.assert_allclose(found, EVENED * (COUNTS + SMOOTHING) ** POWER, atol=1e-5)
+
+
 def test_a_worker_without_users_takes_part():
     nobody = replace(events(), of_users=events(slice(0)).of_users, of_items=events(slice(0)).of_items)
     loss, count = subspace.train_epoch(model := model_of(), nobody)
