@@ -34,7 +34,7 @@ def print_answer(answer: dict[str, Any]) -> None:
     """A table of titles with scores."""
     why = f"; {answer['reason']}" if answer["reason"] else ""
     title = f"User {answer['user']} ({answer['path']}, bundle {answer['bundle']}{why})"
-    score = "train events" if answer["path"] == "popular" else "score"
+    score = "times watched" if answer["path"] == "popular" else "score"
     rows = [(place, *_cells(item)) for place, item in enumerate(answer["items"], start=1)]
     console.print_rows(title, ("", "title", "genres", score), rows, right=("", score))
 

@@ -156,6 +156,7 @@ def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = best_model(found.folder, found.config, found.dataset, manifest, counts)
     ranked = candidates(listed_items(model, counts), counts, asked.split_of(manifest.split))
+    trend = found.trend(files, found.border, counts)
     model = model.to(device) if isinstance(model, torch.nn.Module) else model
     vectors = folded_in(model, counts)
     sums = replace(evaluation.sums, eligible=int(ranked.eligible.sum()))
@@ -176,6 +177,7 @@ def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> 
                 negatives=asked.negatives,
                 keep_users=True,
                 ranked=ranked,
+                trend=trend,
             )
             done, too_few, trained = done + len(histories), too_few + few, trained + known
             progress(STAGE, done, manifest.users)

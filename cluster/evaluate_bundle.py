@@ -21,6 +21,7 @@ from recsys.evaluation.candidates import candidates
 from recsys.evaluation.counting import Eligible
 from recsys.evaluation.given_lists import judge
 from recsys.evaluation.sums import RankingSums
+from recsys.models.popularity import Popularity
 from recsys.retrieval.filters import contains, without
 from recsys.retrieval.recommender import Answer, Event, KnownUntil, Mode, Recommender, Request
 
@@ -42,7 +43,8 @@ class Lists:
         listed[self.bundle.popular if self.bundle.indexed is None else self.bundle.indexed] = True
         self.ranked = candidates(listed, self.recommender.items.counts, split)
         self.eligible = Eligible(self.ranked.eligible)
-        watched = self.bundle.popular[self.ranked.eligible[self.bundle.popular]]
+        popular = Popularity(self.recommender.items.counts).ranked  # what is popular now is no measure for other lists
+        watched = popular[self.ranked.eligible[popular]]
         self.popular = np.concatenate([watched, np.setdiff1d(self.eligible.items, watched)]).astype(np.int32)
 
     @property

@@ -14,23 +14,25 @@ import torch
 from numpy.typing import NDArray
 
 from cluster import runs
-from cluster.finished import best_model, open_finished
+from cluster.finished import Finished, best_model, open_finished
 from cluster.reading import item_counts, trained_until
 from cluster.trainer import OnEpoch, OnNote, OnStep, train
 from recsys.bundle import store
-from recsys.bundle.manifest import EncoderReport, FoldIn
+from recsys.bundle.manifest import EncoderReport, FoldIn, TrendReport
 from recsys.bundle.read import Bundle
 from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
-from recsys.config import Config, EncoderConfig, IndexConfig
+from recsys.config import Config, EncoderConfig, IndexConfig, with_trend
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
 from recsys.data.histories import Histories
 from recsys.errors import ConfigError
 from recsys.models import MODELS, Popularity
 from recsys.models.base import listed_items
+from recsys.models.trend import Trend
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
+from recsys.retrieval.leaning import with_column
 from recsys.retrieval.measure import measure
 
 SEGMENTS_BEFORE = {schema.VALID: (schema.TRAIN,), schema.TEST: (schema.TRAIN, schema.VALID), schema.END: schema.SEGMENTS}
@@ -45,12 +47,29 @@ class _Source:
     trained: the folder that holds `best/`, which is another run's after a refit. border: what it trained on ends here.
     """
 
-    result: dict[str, Any]
-    config: Config
-    dataset: Path
-    manifest: DatasetManifest
+    found: Finished
     trained: Path
     border: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Of the run, which is not the refit's."""
+        return self.found.result
+
+    @property
+    def config(self) -> Config:
+        """Of the run."""
+        return self.found.config
+
+    @property
+    def dataset(self) -> Path:
+        """What it learnt from."""
+        return self.found.dataset
+
+    @property
+    def manifest(self) -> DatasetManifest:
+        """Of the dataset."""
+        return self.found.manifest
 
     @cached_property
     def files(self) -> tuple[UserFile, ...]:
@@ -89,13 +108,13 @@ def export(
     if refit:
         source = replace(source, border=schema.END)
     index, encoder = index or source.config.index, encoder or source.config.encoder
-    items = _items(source)
-    counts = items.column(schema.COUNT).to_numpy()
-    contents = _contents(source, items, counts, index)
+    counts = item_counts(source.dataset, source.manifest, source.files, source.border)
+    trend = source.found.trend(source.files, source.border, counts)
+    contents = _contents(source, counts, index, trend)
     finish = partial(measure, audit_users=index.audit_users)
     if source.config.model.name != "popularity":
         model = best_model(source.trained, source.config, source.dataset, source.manifest, counts)
-        contents = _with_vectors(contents, source, model, counts, index)
+        contents = _with_vectors(contents, source, model, counts, index, trend if trend is not None and trend.weight else None)
         if model.fold_in == "onnx":
             contents, compared = _with_encoder(contents, model, encoder)
             finish = partial(_measured, compared=compared, audit_users=index.audit_users)
@@ -104,25 +123,26 @@ def export(
 
 def _open(run: Path) -> _Source:
     found = open_finished(run)
-    return _Source(found.result, found.config, found.dataset, found.manifest, found.folder, found.border)
+    return _Source(found, found.folder, found.border)
 
 
 def _refitted(run: Path, source: _Source, **told: Any) -> _Source:
     cluster = source.config.cluster.model_copy(update={"storage": str(run.parent)})
-    config = source.config.model_copy(update={"cluster": cluster})
+    config = with_trend(source.config.model_copy(update={"cluster": cluster}), source.result.get("trend"))
     epochs, teacher = source.result["best_epoch"], source.result.get("teacher")
     told |= {"refit_rates": runs.learning_rates(run, epochs), "teacher": Path(teacher) if teacher else None}
     done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=epochs, **told)
     return replace(source, trained=done.folder)
 
 
-def _contents(source: _Source, items: pa.Table, counts: NDArray[np.int64], index: IndexConfig) -> BundleContents:
+def _contents(source: _Source, counts: NDArray[np.int64], index: IndexConfig, trend: Trend | None) -> BundleContents:
     result, manifest = source.result, source.manifest
     on = schema.TEST if result["test"] else schema.VALID
     return BundleContents(
         model=source.config.model.name,
-        items=items,
-        popular=Popularity(counts).ranked,
+        items=_items(source.dataset, counts, trend),
+        popular=Popularity(counts if trend is None else trend.lately).ranked,
+        trend=None if trend is None else TrendReport(half_life_days=trend.half_life_days, weight=trend.weight),
         users=manifest.users,
         events=manifest.events,
         blocks=_blocks(source, None),
@@ -139,25 +159,32 @@ def _contents(source: _Source, items: pa.Table, counts: NDArray[np.int64], index
 
 
 def _with_vectors(
-    contents: BundleContents, source: _Source, model: Any, counts: NDArray[np.int64], index: IndexConfig
+    contents: BundleContents,
+    source: _Source,
+    model: Any,
+    counts: NDArray[np.int64],
+    index: IndexConfig,
+    trend: Trend | None,
 ) -> BundleContents:
     listed = listed_items(model, counts)
     indexed = np.flatnonzero(listed).astype(np.int32)
-    vectors = _numpy(model.item_vectors())
-    vectors[~listed] = 0
+    learnt = _numpy(model.item_vectors())
+    learnt[~listed] = 0
+    vectors = learnt if trend is None else with_column(learnt, trend.leaning(counts))
     built, report = ann.build(vectors, indexed, index)
     contents = replace(
         contents,
         item_vectors=vectors,
+        learnt_dim=None if trend is None else learnt.shape[1],
         index=faiss.serialize_index(built),
         report=report,
         known_user=model.known_user,
-        blocks=_blocks(source, model if model.known_user == "table" else None),
+        blocks=_blocks(source, model if model.known_user == "table" else None, leans=trend is not None),
     )
     if model.fold_in == "onnx":
         return contents
     fold_in = FoldIn(kind=model.fold_in, parameters=model.fold_in_parameters())
-    return replace(contents, fold_in=fold_in, gram=gram_of(vectors, indexed) if model.fold_in == "ridge" else None)
+    return replace(contents, fold_in=fold_in, gram=gram_of(learnt, indexed) if model.fold_in == "ridge" else None)
 
 
 def _with_encoder(contents: BundleContents, model: Any, wanted: EncoderConfig) -> tuple[BundleContents, Compared]:
@@ -168,7 +195,7 @@ def _with_encoder(contents: BundleContents, model: Any, wanted: EncoderConfig) -
 
     assert contents.item_vectors is not None
     inputs = _numpy(model.item_inputs()) if hasattr(model, "item_inputs") else None
-    width = (contents.item_vectors if inputs is None else inputs).shape[1]
+    width = (contents.learnt_dim or contents.item_vectors.shape[1]) if inputs is None else inputs.shape[1]
     parameters = model.fold_in_parameters() | {"max_length": model.max_length}
     smaller = pruned(model, wanted.pruned) if wanted.pruned else model
     plain = encoder_export.to_onnx(smaller, width)
@@ -193,15 +220,15 @@ def _check_encoder(model: str, wanted: EncoderConfig) -> None:
         raise ConfigError(f"encoder.storage, encoder.pruned: {model} has no encoder. Leave them out.")
 
 
-def _items(source: _Source) -> pa.Table:
-    """The catalogue with how often each item was watched in what the vectors were made from."""
-    counts = item_counts(source.dataset, source.manifest, source.files, source.border)
-    items = read_items(source.dataset)
-    return items.set_column(items.schema.get_field_index(schema.COUNT), schema.COUNT, pa.array(counts))
+def _items(dataset: Path, counts: NDArray[np.int64], trend: Trend | None) -> pa.Table:
+    """The catalogue with how often each item was watched in what the vectors were made from, and how often lately."""
+    items = read_items(dataset)
+    items = items.set_column(items.schema.get_field_index(schema.COUNT), schema.COUNT, pa.array(counts))
+    return items if trend is None else items.append_column(schema.LATELY, pa.array(trend.lately))
 
 
-def _blocks(source: _Source, model: Any) -> Iterator[UserBlock]:
-    """Every user by number, a row group at a time, with vectors where `model` keeps a table of them."""
+def _blocks(source: _Source, model: Any, *, leans: bool = False) -> Iterator[UserBlock]:
+    """Every user by number, a row group at a time, with vectors where `model` keeps a table of them. leans: to a trend."""
     for file in sorted(source.files, key=lambda file: file.first_user):
         path = source.dataset / schema.USERS_FOLDER / file.name
         check_file(path, file.size, file.sha256)
@@ -210,15 +237,17 @@ def _blocks(source: _Source, model: Any) -> Iterator[UserBlock]:
             rows = parquet.read_row_group(group).combine_chunks()
             histories = Histories.from_arrow(rows)
             ids = rows.column(schema.USER_ID)
-            vectors = None if model is None else _user_vectors(model, histories, file, source.border)
+            vectors = None if model is None else _user_vectors(model, histories, file, source.border, leans=leans)
             yield UserBlock(pa.concat_arrays(ids.chunks), histories, vectors)
 
 
-def _user_vectors(model: Any, histories: Histories, file: UserFile, border: str) -> NDArray[np.float32]:
+def _user_vectors(model: Any, histories: Histories, file: UserFile, border: str, *, leans: bool) -> NDArray[np.float32]:
     """[B, D] from the table; zeros for users it never learnt, who are answered from their histories."""
     known = histories.trained_until(border).segment(schema.TRAIN)
     known = replace(known, user=known.user.copy(), valid_from=known.valid_from.copy())  # torch wants writable arrays
     vectors = _numpy(model.user_vectors(known))
+    if leans:
+        vectors = with_column(vectors, np.ones(len(vectors), np.float32))
     learnt = (known.lengths > 0) & (file.role in (schema.ALL, schema.TRAIN))
     vectors[~learnt] = 0
     return vectors

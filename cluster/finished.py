@@ -1,6 +1,6 @@
 """A finished run opened again, without Ray: its result, its dataset, the model of its best epoch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from cluster import runs
+from cluster.reading import add_recent
 from recsys.config import Config
 from recsys.data import schema
 from recsys.data.attributes import Attributes, attributes_of
-from recsys.data.dataset import DatasetManifest, read_items, read_manifest
+from recsys.data.dataset import DatasetManifest, UserFile, read_items, read_manifest
 from recsys.data.histories import Histories
+from recsys.data.recent import RecentCounts
 from recsys.errors import DataError
 from recsys.models import MODELS, Catalogue, Popularity, build
 from recsys.models.owned import UserRanges
+from recsys.models.trend import Trend
 from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.retrieval.softmax_fold_in import SoftmaxFoldIn
 from recsys.training import checkpoint
@@ -32,6 +35,16 @@ class Finished:
     config: Config
     dataset: Path
     manifest: DatasetManifest
+
+    def trend(self, files: Sequence[UserFile], border: str, counts: NDArray[np.int64]) -> Trend | None:
+        """What its lists lean to, of the events before a border. files: of `trained_until`; counts: [N] of these events."""
+        told = self.result.get("trend")
+        if told is None:
+            return None
+        recent = RecentCounts(self.manifest.items, (told["half_life_days"],))
+        for _ in add_recent(recent, self.dataset, files, border):
+            pass
+        return Trend(told["half_life_days"], told["weight"], recent.lately(told["half_life_days"], counts))
 
     @property
     def border(self) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import console
-from cluster.report import bundle_rows, no_better_than_popularity, run_columns
+from cluster.report import bundle_rows, no_better_than_popularity, run_columns, trend_line
 from recsys.errors import ConfigError
 
 
@@ -21,6 +21,8 @@ def print_run(result: Any, metric: str) -> None:
         console.say(f"Resumed after epoch {result.resumed_from}.")
     title = f"Run {result.folder}: best epoch {result.best_epoch} of {result.epochs}"
     console.print_metrics(title, run_columns(result.folder))
+    if (line := trend_line(result.folder)) is not None:
+        console.say(line)
     after = f"Next: recsys export {result.folder}"
     if no_better_than_popularity(result.folder, metric):
         console.say(f"By {metric} this model is no better than the list of the most watched: do not serve it in its place.")

@@ -19,6 +19,7 @@ from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
 from recsys.data.histories import Histories
 from recsys.data.plan import Cut, MacroBatch, order
+from recsys.data.recent import RecentCounts
 from recsys.errors import DataError
 
 PAIRS = pa.schema([(schema.USER, pa.int32()), (schema.ITEM, pa.int32()), (schema.RATING, pa.float32())])
@@ -71,6 +72,15 @@ def item_counts(dataset: Path, manifest: DatasetManifest, files: Sequence[UserFi
         for histories in stream_histories(dataset, file, border) if file.train_events else ():
             counts += np.bincount(histories.segment(schema.TRAIN).item, minlength=manifest.items)
     return counts
+
+
+def add_recent(counted: RecentCounts, dataset: Path, files: Sequence[UserFile], border: str) -> Iterator[None]:
+    """Count the events of some files of `trained_until` that are trained on, a row group at a time."""
+    for file in files:
+        for histories in stream_histories(dataset, file, border) if file.train_events else ():
+            train = histories.segment(schema.TRAIN)
+            counted.add(train.item, train.time)
+            yield
 
 
 def read_macro_batch(

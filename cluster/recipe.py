@@ -1,9 +1,10 @@
 """Recipes: how a published figure is made again, or models are set side by side, as TOML under recipes/."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, config_of, nearest, read_toml
 from recsys.errors import ConfigError
@@ -101,8 +102,8 @@ class Recipe(_Part):
     published: tuple[Published, ...] = ()
     variants: tuple[Variant, ...] = ()
     """Models that are compared, [[variant]] each in the file; none: the recipe is one model."""
-    against: str | None = None
-    """The variant that the others are set against, user by user, beside popularity."""
+    against: Annotated[tuple[str, ...], BeforeValidator(lambda told: (told,) if isinstance(told, str) else told)] = ()
+    """The variant, or several, that the others are set against, user by user, beside popularity."""
     config: Config
 
     @model_validator(mode="after")
@@ -120,8 +121,8 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _variants_can_be_compared(self) -> "Recipe":
         names = [variant.name for variant in self.variants]
-        if self.against is not None and self.against not in names:
-            raise ValueError(f"against {self.against}: no variant has that name")
+        if unknown := [name for name in self.against if name not in names]:
+            raise ValueError(f"against {unknown[0]}: no variant has that name")
         if not names:
             return self
         if twice := [name for place, name in enumerate(names) if name in (POPULARITY, *names[:place])]:
@@ -190,7 +191,8 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe's file. Raises ConfigError with the nearest name for an unknown key, or with what a value should be."""
     told = read_toml(path, "`recsys reproduce --list` shows the recipes.")
     sections = {name: told.pop(name) for name in Config.model_fields if name in told}
-    config, variants = _config(path, sections), _variants(path, told.pop("variant", []), sections)
+    trained = [name for name in MODEL_NAMES if name != "popularity"]  # which stands beside every figure
+    config, variants = _config(path, sections, trained), _variants(path, told.pop("variant", []), sections)
     known = [name for name in Recipe.model_fields if name not in ("name", "config", "variants")]
     for name in told:
         if name not in known:
@@ -216,20 +218,15 @@ def _variant(path: Path, told: dict[str, Any], sections: dict[str, dict[str, Any
             raise ConfigError(f"{path}: variant.{name} is a section; write {name}.key = value.")
     own = {name: sections.get(name, {}) | told[name] for name in VARIED if name in told}
     named = {"name": told["name"]} if "name" in told else {}
-    return {**named, "config": _config(path, sections | own)}
+    return {**named, "config": _config(path, sections | own, MODEL_NAMES)}
 
 
-def _config(path: Path, sections: dict[str, Any]) -> Config:
+def _config(path: Path, sections: dict[str, Any], models: Sequence[str]) -> Config:
     config = config_of(sections, str(path))
-    _check_model(path, config)
-    return config
-
-
-def _check_model(path: Path, config: Config) -> None:
-    trainable = [name for name in MODEL_NAMES if name != "popularity"]  # which stands beside every figure
-    if config.model.name not in trainable:
-        raise ConfigError(f"{path}: model.name = {config.model.name!r}: no such model.{nearest(config.model.name, trainable)}")
+    if config.model.name not in models:
+        raise ConfigError(f"{path}: model.name = {config.model.name!r}: no such model.{nearest(config.model.name, models)}")
     check_model(config.model)
+    return config
 
 
 def _is_measured(metric: str, loss: str) -> bool:

@@ -10,15 +10,33 @@ from recsys.bundle.manifest import MANIFEST_FILE, EncoderReport, Manifest
 def run_columns(run: Path) -> dict[str, dict[str, float]]:
     """Columns of metrics of a finished run: the model and popularity, on validation and on test; for cold items chance, too."""
     result = json.loads((run / "result.json").read_bytes())
+    # The list of the most watched lately, and beside it that of the most watched ever.
+    ours = "popular lately" if result["model"] == "popularity" and result.get("trend") else result["model"]
     columns = {
-        f"{result['model']} (validation)": result["metrics"],
+        f"{ours} (validation)": result["metrics"],
         "popularity (validation)": result["popularity"],
         "random (validation)": result.get("random") or {},
-        f"{result['model']} (test)": result.get("test") or {},
+        f"{ours} (test)": result.get("test") or {},
         "popularity (test)": result.get("test_popularity") or {},
         "random (test)": result.get("test_random") or {},
     }
     return {name: values for name, values in columns.items() if values}
+
+
+def trend_line(run: Path) -> str | None:
+    """What a run's lists lean to, and what that came to on validation; None where they do not."""
+    result = json.loads((run / "result.json").read_bytes())
+    trend = result.get("trend")
+    if not trend:
+        return None
+    metric, tried, days = trend["metric"], trend["tried"], f"{trend['half_life_days']:g} days"
+    parts = [("the popular list", tried.get("popularity"), tried.get(f"popularity, {days}"))]
+    if trend["weight"]:
+        parts.append((result["model"], tried.get(result["model"]), result["metrics"].get(metric)))
+    told = [f"{what} {before:.4f}, so {after:.4f}" for what, before, after in parts if before is not None and after is not None]
+    return f"Lists follow what is popular now: an event counts half after {days}" + (
+        f" ({metric} on validation: {'; '.join(told)})." if told else "."
+    )
 
 
 def no_better_than_popularity(run: Path, metric: str) -> bool:

@@ -20,7 +20,7 @@ from cluster.recipe import Asked, Recipe
 from cluster.recipe_source import find_source
 from cluster.session import session
 from cluster.trainer import RunResult, train
-from recsys.config import Config, settled
+from recsys.config import Config, settled, with_trend
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest
 from recsys.errors import ConfigError, DataError
@@ -114,10 +114,11 @@ class _Trial:
         if self.done() is not None:
             return
         self._say("choosing on validation")
-        chosen = self._train()
+        chosen = self._train(self.config)
         self._say(f"refit on train and validation, {chosen.best_epoch} epochs")
         rates = runs.learning_rates(chosen.folder, chosen.best_epoch)
-        refit = self._train(refit_epochs=chosen.best_epoch, refit_until="test", refit_rates=rates)
+        refitted = with_trend(self.config, chosen.trend)
+        refit = self._train(refitted, refit_epochs=chosen.best_epoch, refit_until="test", refit_rates=rates)
         found = evaluate(refit.folder, protocol=self.recipe.protocol, segment=schema.TEST, progress=self.watcher.stage)
         report = {name: told for name, told in evaluate_report.as_json(found).items() if name != found.kind}
         self.path.parent.mkdir(exist_ok=True)
@@ -127,10 +128,10 @@ class _Trial:
         figures = ", ".join(f"{name} {report['metrics'][name]['value']:.4f}" for name in self.recipe.metrics)
         self._say(f"test {figures}")
 
-    def _train(self, **refit: Any) -> RunResult:
+    def _train(self, config: Config, **refit: Any) -> RunResult:
         """Never measures test."""
         told: dict[str, Any] = {"on_epoch": self.watcher.epoch, "on_step": self.watcher.step, "on_note": self.watcher.note}
-        return train(self.data.folder, self.config, measure_test=False, **refit, **told)
+        return train(self.data.folder, config, measure_test=False, **refit, **told)
 
     def _say(self, what: str) -> None:
         variant, seed, fold = self.asked
@@ -150,6 +151,7 @@ class _Trial:
             "epochs": chosen.epochs,
             "best_epoch": chosen.best_epoch,
             "validation": chosen.metrics,
+            "trend": chosen.trend,
             "test": report,
             "seconds": seconds,
             "machine": {"name": found.name, "processor": asdict(found.processor), "memory": found.memory.total},

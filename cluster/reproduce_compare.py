@@ -21,7 +21,7 @@ Figures = dict[str, dict[str, float]]
 
 def compare(recipe: Recipe, trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """alone: value and interval of each metric, of every variant and of popularity. differences: the same of each variant less
-    popularity, and less the one that the recipe names, of the same users. trials: of the seeds that are done, with `worth`."""
+    popularity, and less each that the recipe names, of the same users. trials: of the seeds that are done, with `worth`."""
     worth = {variant.name: _mean(recipe, trials, variant.name) for variant in recipe.variants}
     worth[POPULARITY] = _of_trial(recipe, trials[0], which=1)  # the same beside every variant and seed
     pairs = _pairs(recipe)
@@ -33,7 +33,7 @@ def compare(recipe: Recipe, trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _pairs(recipe: Recipe) -> list[tuple[str, str]]:
-    others = (POPULARITY, *([recipe.against] if recipe.against else []))
+    others = (POPULARITY, *recipe.against)
     return [(variant.name, other) for other in others for variant in recipe.variants if variant.name != other]
 
 

@@ -33,6 +33,7 @@ from recsys.evaluation.ranking import RankingSums
 from recsys.models import MODELS, Catalogue
 from recsys.models.base import listed_items, negatives_of
 from recsys.models.owned import UserRanges
+from recsys.models.trend import Trend
 from recsys.training import collective, hardware, micro_batch
 from recsys.training.checkpoint import TrainState
 from recsys.training.loop import bare
@@ -213,18 +214,22 @@ class Share:
             ingest.macro_batches, self.task.dataset, self.planned, reader_cpus=self.task.reader_cpus, **reads
         )
 
-    def evaluate(self, model: Any, segment: str) -> RankingSums:
-        """Rank for every user with events in `segment`; each worker does its own users, and all get the sums."""
+    def evaluate(
+        self, model: Any, segment: str, *, trend: Trend | None = None, every: int = 1, keep_users: bool = False
+    ) -> RankingSums:
+        """Rank for every user with events in `segment`, or every so many of them; each worker does its own users, and all get
+        the sums. keep_users: each worker what the lists were worth to its own."""
         sums = self._rank(model, Histories.from_arrow(schema.USERS.empty_table()), segment)
         for file in self.files:
             # The model never trained on users held out by a split by user: their vectors come as they do when served.
             vectors = folded_in(model, self.catalogue.item_counts) if file.role in (schema.VALID, schema.TEST) else None
             for histories in reading.stream_histories(self.task.dataset, file, self.task.border):
-                sums = sums + self._rank(model, histories, segment, vectors)
+                some = histories if every == 1 else histories.take(np.arange(0, len(histories), every))
+                sums = sums + self._rank(model, some, segment, vectors, trend=trend, keep_users=keep_users)
                 self.alive()
         return sums.over_ranks()
 
-    def _rank(self, model: Any, histories: Histories, segment: str, vectors: Any = None) -> RankingSums:
+    def _rank(self, model: Any, histories: Histories, segment: str, vectors: Any = None, **more: Any) -> RankingSums:
         return ranking.evaluate(
             model,
             histories,
@@ -235,6 +240,7 @@ class Share:
             device=self.hardware.device,
             user_vectors=vectors,
             ranked=candidates(listed_items(model, self.catalogue.item_counts), self.catalogue.item_counts, self.manifest.split),
+            **more,
         )
 
     def _item_counts(self) -> NDArray[np.int64]:

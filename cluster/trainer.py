@@ -33,7 +33,7 @@ class RunResult:
     """A finished run. metrics and popularity are on validation, test and test_popularity on test, all of the best epoch.
 
     resumed_from: epochs an earlier start had already finished; seconds: of this start; already_finished: it had nothing
-    left to do.
+    left to do; trend: what `cluster.trends` chose.
     """
 
     folder: Path
@@ -46,6 +46,7 @@ class RunResult:
     resumed_from: int | None
     seconds: float
     already_finished: bool
+    trend: dict[str, Any] | None = None
 
 
 def train(
@@ -209,4 +210,5 @@ def _result(folder: Path, before: runs.Before, seconds: float) -> RunResult:
     result = json.loads((folder / runs.RESULT).read_bytes())
     told = {name: result[name] for name in ("metrics", "popularity", "test", "test_popularity", "epochs", "best_epoch")}
     resumed = before.epochs if before.epochs and not before.finished else None
+    told["trend"] = result.get("trend")  # no older run has one
     return RunResult(folder=folder, resumed_from=resumed, seconds=seconds, already_finished=before.finished, **told)

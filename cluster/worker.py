@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.train
 
-from cluster import alternation, resuming, runs, teaching, warm, watchdog
+from cluster import alternation, resuming, runs, teaching, trends, warm, watchdog
 from cluster.keeper import Keeper, Stopped
 from cluster.share import Share
 from cluster.task import Task
@@ -146,8 +146,9 @@ def _train(share: Share, state: TrainState, keeper: Keeper | None = None) -> dic
 def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     """Measure the restored best epoch on test, once, if that is asked; leave the result: `result.json` comes last."""
     rows = state.history if state else []
-    valid = share.evaluate(model, schema.VALID) if share.validates else None
-    test = share.evaluate(model, schema.TEST) if share.tests else None
+    trend, told = trends.choose(share, model)
+    valid = share.evaluate(model, schema.VALID, trend=trend) if share.validates else None
+    test = share.evaluate(model, schema.TEST, trend=trend) if share.tests else None
     folder = share.task.folder
     if state is not None:
         share.alive()
@@ -157,7 +158,7 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     if state is not None:
         runs.write_rows(folder, rows)
     (folder / runs.PROGRESS).unlink(missing_ok=True)
-    runs.write_json(folder / runs.RESULT, _result(share, state, valid, test))
+    runs.write_json(folder / runs.RESULT, _result(share, state, valid, test) | {"trend": told})
 
 
 def _save_best(folder: Path, state: TrainState) -> None:

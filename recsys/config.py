@@ -185,6 +185,12 @@ class ModelConfig(Section):
     """spectral: p, the power of an item's events (and s) by which it is ranked higher; 0.5 is what squares ask for."""
     fold_in_ridge: float = Field(15.0, gt=0)
     """mf: ridge that holds a folded-in vector near the average user."""
+    trend_days: float | None = Field(None, ge=0)
+    """Days after which an event counts half for what is popular now, which strangers get and personal lists lean to; 0: all
+    count alike. Unset: chosen on validation, and none where that shows no clear gain."""
+    trend_weight: float | None = Field(None, ge=0)
+    """What an item's recent events above its usual ones add to a personal score, for each standard deviation over the items.
+    Unset: chosen on validation. Not for models of ratings."""
 
 
 class TrainConfig(Section):
@@ -353,6 +359,12 @@ class Config(Section):
         given = {name: _given(values.get(name)) for name in Config.model_fields}
         suited = SUITED.get(str(given["model"].get("name")), {})
         return {**values, **{section: own | given[section] for section, own in suited.items()}}
+
+
+def with_trend(config: Config, told: dict[str, Any] | None) -> Config:
+    """With the trend that a run of these settings chose, as its result.json tells it: a refit has nothing to choose by."""
+    chosen = {"trend_days": 0.0} if told is None else {"trend_days": told["half_life_days"], "trend_weight": told["weight"]}
+    return config.model_copy(update={"model": config.model.model_copy(update=chosen)})
 
 
 def batch_size(config: Config, users: int) -> int:

@@ -12,7 +12,7 @@ CURRENT_FILE = "CURRENT"
 ITEM_VECTORS = "item_vectors.npy"  # [N, D] float32, row = item; zeros where `index.faiss` does not hold the item
 USER_VECTORS = "user_vectors.npy"  # [U, D] float32, row = user; only where known_user = "table"
 INDEX = "index.faiss"  # inner product; id = item
-POPULAR = "popular.npy"  # [P] int32 items, most watched in train first; what a stranger gets
+POPULAR = "popular.npy"  # [P] int32 items, most watched first, in train or lately; what a stranger gets
 ITEMS = "items.arrow"  # uncompressed IPC, row = item: the dataset's items.parquet
 USER_HASHES = "users/hashes.npy"  # [U] uint64, sorted: first 8 bytes of blake2b(user_id), big endian
 USER_ROWS = "users/rows.npy"  # [U] int32: row of that user in history/ and user_vectors.npy
@@ -22,8 +22,8 @@ HISTORY_ITEM = "history/item.npy"  # [E] int32
 HISTORY_RATING = "history/rating.npy"  # [E] float32
 HISTORY_TIME = "history/time.npy"  # [E] int64
 HISTORY_BOUNDS = "history/bounds.npy"  # [U, 2] int32: valid_from, test_from
-FOLD_IN_GRAM = "fold_in_gram.npy"  # [D, D] float64; only where fold_in = "ridge"
-ENCODER = "encoder.onnx"  # items [1, L, I] → user [1, D]; only where fold_in = "onnx"
+FOLD_IN_GRAM = "fold_in_gram.npy"  # [L, L] float64, of the L learnt dimensions; only where fold_in = "ridge"
+ENCODER = "encoder.onnx"  # items [1, L, I] → user, its learnt dimensions; only where fold_in = "onnx"
 ITEM_INPUTS = "item_inputs.npy"  # [N, I] float32: what the encoder is fed; only where that is not item_vectors.npy
 FILES = frozenset(
     {
@@ -105,6 +105,15 @@ class GoldenQuery(_Part):
     scores: tuple[float, ...]
 
 
+class TrendReport(_Part):
+    """What is popular now counts for more than what ever was: an event half after `half_life_days` (`lately` in items.arrow, by
+    which `popular.npy` is ordered). weight: what a standard deviation of the gain over `count` adds to personal scores. Where
+    it is not 0, item vectors have the product behind what was learnt, and a user vector has 1 there."""
+
+    half_life_days: float = Field(gt=0)
+    weight: float = Field(ge=0)
+
+
 class FoldIn(_Part):
     """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items, `softmax`
     descends the loss that training had, `sum` adds up their vectors, weighted by how often items are watched, `onnx` runs an
@@ -135,8 +144,10 @@ class Manifest(_Part):
     users: int
     events: int
     dim: int
+    learnt_dim: int | None = Field(None, ge=1, exclude_if=lambda dim: dim is None)  # of dim, where a trend stands behind them
     known_user: Literal["table", "history", "none"]
     fold_in: FoldIn
+    trend: TrendReport | None = Field(None, exclude_if=lambda trend: trend is None)
     exclude_seen: bool
     known_until: Literal["valid", "test", "end"] = "end"
     recall_floor: float
@@ -144,3 +155,8 @@ class Manifest(_Part):
     encoder: EncoderReport | None = None
     golden: tuple[GoldenQuery, ...]
     files: dict[str, FileEntry]
+
+    @property
+    def learnt(self) -> int:
+        """Dimensions of what was learnt of a user or an item: all, or those before the trend."""
+        return self.dim if self.learnt_dim is None else self.learnt_dim

@@ -47,9 +47,9 @@ class StoredHistories:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An open bundle. Shapes: U users, N items, D dimensions, P items that were watched in training.
+    """An open bundle. Shapes: U users, N items, D dimensions, L of them learnt, P items that were watched in training.
 
-    popular: [P] int32; item_vectors: [N, D], user_vectors: [U, D], gram: [D, D], encoder: an ONNX model that is safe to parse,
+    popular: [P] int32; item_vectors: [N, D], user_vectors: [U, D], gram: [L, L], encoder: an ONNX model that is safe to parse,
     item_inputs: [N, I] that it is fed with in place of item_vectors: None where the model has none;
     indexed: int32, ascending: items that `index` holds and personalised lists are made of.
     """
@@ -67,6 +67,12 @@ class Bundle:
     item_inputs: NDArray[np.float32] | None = None
     index: Any = None
     indexed: NDArray[np.int32] | None = None
+
+    @property
+    def learnt_vectors(self) -> NDArray[np.float32]:
+        """[N, L] what was learnt of the items, without a trend behind it. Only of a model that has vectors."""
+        assert self.item_vectors is not None
+        return self.item_vectors[:, : self.manifest.learnt]
 
     @property
     def version(self) -> str:
@@ -87,7 +93,7 @@ def open_bundle(folder: Path, *, everything: bool = False) -> Bundle:
 
 def load(folder: Path, manifest: Manifest) -> Bundle:
     """Map the files of a verified bundle and check them against each other. Raises BundleError."""
-    users, items, dim = manifest.users, manifest.items, manifest.dim
+    users, items, dim, learnt = manifest.users, manifest.items, manifest.dim, manifest.learnt
     index, indexed = _read_index(folder, manifest)
     bundle = Bundle(
         folder=folder,
@@ -98,7 +104,7 @@ def load(folder: Path, manifest: Manifest) -> Bundle:
         histories=_read_histories(folder, users, manifest.events),
         item_vectors=_optional(folder, manifest, layout.ITEM_VECTORS, np.float32, (items, dim)),
         user_vectors=_optional(folder, manifest, layout.USER_VECTORS, np.float32, (users, dim)),
-        gram=_optional(folder, manifest, layout.FOLD_IN_GRAM, np.float64, (dim, dim)),
+        gram=_optional(folder, manifest, layout.FOLD_IN_GRAM, np.float64, (learnt, learnt)),
         encoder=_read_encoder(folder, manifest),
         item_inputs=_optional(folder, manifest, layout.ITEM_INPUTS, np.float32, (items, None)),
         index=index,
@@ -214,6 +220,11 @@ def _cross_check(bundle: Bundle) -> None:
     encodes = manifest.fold_in.kind == "onnx"
     if (bundle.encoder is not None) != encodes or (bundle.item_inputs is not None and not encodes):
         raise BundleError(f"{bundle.folder}: fold-in by an encoder without it, or the reverse. Export again.")
+    leans = manifest.trend is not None and manifest.trend.weight > 0
+    if leans != (manifest.learnt_dim is not None) or manifest.learnt > manifest.dim:
+        raise BundleError(f"{bundle.folder}: a trend without its dimension, or the reverse. Export again.")
+    if manifest.trend is not None and schema.LATELY not in bundle.items.column_names:
+        raise BundleError(f"{bundle.folder / layout.ITEMS}: a trend without the column {schema.LATELY}. Export again.")
     popular = bundle.popular
     if len(popular) and (popular.min() < 0 or popular.max() >= manifest.items):
         raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that do not exist. Export again.")

@@ -19,7 +19,7 @@ import recsys
 from recsys.bundle import inventory, store
 from recsys.bundle import manifest as layout
 from recsys.bundle.arrays import write_array
-from recsys.bundle.manifest import FileEntry, FoldIn, IndexReport, Manifest
+from recsys.bundle.manifest import FileEntry, FoldIn, IndexReport, Manifest, TrendReport
 from recsys.bundle.read import Bundle, load
 from recsys.bundle.users import UserBlock, write_users
 from recsys.errors import BundleError
@@ -28,7 +28,7 @@ STAGING = ".staging-"
 ABANDONED_AFTER_SECONDS = 24 * 3600
 Finish = Callable[[Bundle], dict[str, Any]]
 COPIED: tuple[str, ...] = ("model", "config", "dataset", "split", "vectors_from", "metrics_on", "metrics", "popularity")
-COPIED += ("users", "events", "known_user", "fold_in", "exclude_seen", "known_until", "recall_floor")
+COPIED += ("learnt_dim", "trend", "users", "events", "known_user", "fold_in", "exclude_seen", "known_until", "recall_floor")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class BundleContents:
     """What a bundle is made of. Shapes: U users, E events, N items, D dimensions, P items watched in training.
 
     items: the dataset's items.parquet, row = item; popular: [P] int32, most watched first; item_vectors: [N, D], zeros
-    for items that the index does not hold; index: a serialised FAISS index with its report; gram: [D, D]; encoder: an ONNX
+    for items that the index does not hold; index: a serialised FAISS index with its report; trend, learnt_dim: what lists
+    lean to, and, where that stands behind what was learnt, how many dimensions were; gram: [L, L] of these; encoder: an ONNX
     model, item_inputs: [N, I] what it is fed where that is not item_vectors; blocks: users in the order of their rows,
     `users` of them with `events` events, so that they can stream through.
     """
@@ -52,6 +53,8 @@ class BundleContents:
     report: IndexReport | None = None
     known_user: str = "none"
     fold_in: FoldIn = field(default_factory=lambda: FoldIn(kind="none"))
+    learnt_dim: int | None = None
+    trend: TrendReport | None = None
     gram: NDArray[np.float64] | None = None
     encoder: bytes | None = None
     item_inputs: NDArray[np.float32] | None = None

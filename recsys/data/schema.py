@@ -19,6 +19,7 @@ TITLE = "title"
 YEAR = "year"
 GENRES = "genres"
 COUNT = "count"
+LATELY = "lately"  # only in bundles: events by `recsys.data.recent`, where lists follow what is popular now
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 SEGMENTS = (TRAIN, VALID, TEST)

@@ -19,6 +19,7 @@ from recsys.evaluation.candidates import Candidates
 from recsys.evaluation.counting import Counter, Eligible, errors_of, held_events
 from recsys.evaluation.sums import RankingSums, Tally, UserValues
 from recsys.models.popularity import Popularity
+from recsys.models.trend import Trend
 
 # Scores held at once: 64 MB in float32.
 BLOCK_SCORES = 1 << 24
@@ -39,6 +40,7 @@ def evaluate(
     negatives: StoredNegatives | None = None,
     keep_users: bool = False,
     ranked: Candidates | None = None,
+    trend: Trend | None = None,
 ) -> RankingSums:
     """Rank, for every user with events in `segment`, all items that have a train event, or those of `ranked`.
 
@@ -47,10 +49,11 @@ def evaluate(
     user_vectors: [B, D] for histories of known events only; unset: the model's own. Users the model never trained on
     (a split by user) need vectors folded in. negatives: the only items that held-out ones are ranked among, nothing masked;
     users without any are left out. keep_users: keep what each user's lists were worth (`RankingSums.users`).
-    ranked: where these are cold items, what an order by chance is worth is counted too.
+    ranked: where these are cold items, what an order by chance is worth is counted too. trend: what strangers, and by
+    `Popularity` all, are given, and personal scores lean to; popularity's line beside it is by all train events.
     """
     ranked = ranked or Candidates(item_counts > 0, "trained")
-    scorer = _Scorer(model, item_counts, ranked, device, user_vectors)
+    scorer = _Scorer(model, item_counts, ranked, device, user_vectors, trend)
     sums = RankingSums.nothing(ks, len(scorer.eligible), len(item_counts))
     first, last = histories.bounds(segment)
     held = np.flatnonzero((last > first) & (True if negatives is None else negatives.has(histories.user)))
@@ -72,27 +75,35 @@ class _Scorer:
         ranked: Candidates,
         device: torch.device | None,
         user_vectors: Callable[[Histories], Tensor] | None,
+        trend: Trend | None,
     ) -> None:
         self.eligible, self.cold = Eligible(ranked.eligible), ranked.kind == "cold"
         self.personal = not isinstance(model, Popularity)
         self.rates = bool(getattr(model, "rates", False))
         self.device = device or torch.device("cpu")
-        place = np.empty(len(self.eligible), np.float32)
-        # Cold items, of equal count, are in the order of their numbers.
-        place[np.argsort(-item_counts[self.eligible.items], kind="stable")] = np.arange(len(place))
-        self.popularity_P = -torch.from_numpy(place).to(self.device)
+        self.popularity_P = self._in_order_of(item_counts)
+        self.lately_P = None if trend is None else self._in_order_of(trend.lately)
         if self.personal:
             self.user_vectors = user_vectors or model.user_vectors
             self.items_ND = model.item_vectors().float().to(self.device)
             self.items_PD = self.items_ND[torch.from_numpy(self.eligible.items).to(self.device)]
+            leaning = None if trend is None or not trend.weight else trend.leaning(item_counts)[self.eligible.items]
+            self.leaning_P = None if leaning is None else torch.from_numpy(leaning).to(self.device)
 
     def users(self, known: Histories) -> Tensor:
         """[B, D]"""
         return self.user_vectors(known).float().to(self.device)
 
-    def by_popularity(self, users: int) -> Tensor:
-        """[B, P], the same for all, to be masked in place."""
-        return self.popularity_P.repeat(users, 1)
+    def scores(self, users_BD: Tensor) -> Tensor:
+        """[B, P], to be masked in place."""
+        scores_BP: Tensor = users_BD @ self.items_PD.T
+        return scores_BP if self.leaning_P is None else scores_BP.add_(self.leaning_P)
+
+    def _in_order_of(self, counts: NDArray[Any]) -> Tensor:
+        """[P] scores that rank by counts; cold items, of equal count, in the order of their numbers."""
+        place = np.empty(len(self.eligible), np.float32)
+        place[np.argsort(-counts[self.eligible.items], kind="stable")] = np.arange(len(place))
+        return -torch.from_numpy(place).to(self.device)
 
 
 def _evaluate_block(
@@ -112,13 +123,14 @@ def _evaluate_block(
         negatives=None if negatives is None else negatives.of(block.user),
         device=scorer.device,
     )
-    popular = held.lists(scorer.by_popularity(len(block)), max(like.ks))
+    popular = held.lists(scorer.popularity_P.repeat(len(block), 1), max(like.ks))
+    current = popular if scorer.lately_P is None else held.lists(scorer.lately_P.repeat(len(block), 1), max(like.ks))
     counts = dict.fromkeys(like.counts, 0.0)
     counts |= {"events": float(len(held.column)), "cold_events": float((held.column < 0).sum())}
-    personal, errors = popular, np.zeros((3, 0))
+    personal, errors = current, np.zeros((3, 0))
     if scorer.personal:
         users_BD = scorer.users(known)
-        personal = held.lists(users_BD @ scorer.items_PD.T, max(like.ks))
+        personal = held.lists(scorer.scores(users_BD), max(like.ks))
         if scorer.rates:
             of_ratings, errors = _rating_errors(users_BD, scorer.items_ND, scored)
             counts |= of_ratings
@@ -131,7 +143,7 @@ def _evaluate_block(
         like,
         known=known_tally,
         popularity=popularity_tally,
-        strangers=count(popular, held.strangers)[0],
+        strangers=count(current, held.strangers)[0],
         counts=counts,
         kept=(UserValues(values, popularity_values, errors),),
     )

@@ -38,7 +38,8 @@ class Catalogue:
     def describe(self, item: int) -> dict[str, Any]:
         """Every attribute of an item, with its id and title; an item without a title is called by its id."""
         row: dict[str, Any] = self.table.slice(item, 1).to_pylist()[0]
-        row.pop(schema.ITEM, None)
+        for own in (schema.ITEM, schema.LATELY):
+            row.pop(own, None)
         row[schema.TITLE] = row.get(schema.TITLE) or row[schema.ITEM_ID]
         return row
 
@@ -49,6 +50,14 @@ class Catalogue:
             return np.zeros(len(self), np.int64)
         counts: NDArray[np.int64] = self.table.column(schema.COUNT).to_numpy().astype(np.int64)
         return counts
+
+    @cached_property
+    def popularity(self) -> NDArray[np.float32]:
+        """[N] what the most popular are ordered by: how often each was watched lately, where a bundle says, or in training."""
+        if schema.LATELY not in self.table.column_names:
+            return self.counts.astype(np.float32)
+        lately: NDArray[np.float32] = self.table.column(schema.LATELY).to_numpy()
+        return lately
 
     def search(self, text: str, limit: int = 20) -> NDArray[np.int32]:
         """Items whose title holds `text`, whatever its case and accents: first where it begins the title, then where it

@@ -55,13 +55,13 @@ class Recommender:
         if item is None:
             raise RequestError("unknown_item", f"no item {item_id!r} in the catalogue; search by title for its id.")
         query = Query(None, k, np.array([item], np.int32))
-        vectors, indexed = self.bundle.item_vectors, self.bundle.indexed
-        if vectors is None or indexed is None:
+        indexed = self.bundle.indexed
+        if indexed is None:
             return self._answer(query, Taste(None, reason="the model has no vectors"), [], self._popular(query))
         if not contains(indexed, query.hidden)[0]:
             taste = Taste(None, reason="the item was not watched in training, so it has no vector")
             return self._answer(query, taste, [], self._popular(query))
-        return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases(vectors), indexed, item, k), "exact"))
+        return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases(), indexed, item, k), "exact"))
 
     def search(self, text: str, limit: int = 20) -> list[dict[str, Any]]:
         """Descriptions of the items whose title holds `text`, most likely meant first."""
@@ -75,12 +75,11 @@ class Recommender:
         """What a user, or somebody with a history, is searched for with."""
         return self._tastes.of(user_id, history)
 
-    def _without_biases(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the items are about: how much they are liked by all says nothing of likeness."""
+    def _without_biases(self) -> NDArray[np.float32]:
+        """What the items are about: how much they are liked by all, ever or now, says nothing of likeness."""
         parameters = self.bundle.manifest.fold_in.parameters
-        free = int(parameters["free"]) if "free" in parameters else vectors_ND.shape[1]
-        about: NDArray[np.float32] = vectors_ND[:, : free - int("mean" in parameters)]
-        return about
+        free = int(parameters["free"]) if "free" in parameters else self.bundle.manifest.learnt
+        return self.bundle.learnt_vectors[:, : free - int("mean" in parameters)]
 
     def _prepare(self, request: Request) -> tuple[Query, Taste, list[str]] | RequestError:
         try:
@@ -106,7 +105,7 @@ class Recommender:
         if query.allowed is not None:
             popular = popular[contains(query.allowed, popular)]
         items = without(popular[: query.k + len(query.hidden)], query.hidden)[: query.k]
-        return Found(items, self.items.counts[items].astype(np.float32), "popular")
+        return Found(items, self.items.popularity[items], "popular")
 
     def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found) -> Answer:
         reasons = [taste.reason, found.reason, _shortage(query.k, found.items)]

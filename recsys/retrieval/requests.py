@@ -45,7 +45,7 @@ class Request:
 class Answer:
     """The list, best first, and how it came about.
 
-    scores: inner products (or cosines, of similar items); on the path `popular` how often each item was watched in
+    scores: inner products (or cosines, of similar items); on the path `popular` how often each item was watched, lately or in
     training. fallback: it is not the personal answer that was asked for; reason: why that, why exact, or why fewer than k.
     unknown_items: ids in the request that are not in the catalogue.
     """

@@ -18,6 +18,7 @@ from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.encoder import Encoder
 from recsys.retrieval.filters import Items, contains, union
 from recsys.retrieval.fold_in import fold_in
+from recsys.retrieval.leaning import whole
 from recsys.retrieval.requests import Event
 from recsys.retrieval.softmax_fold_in import SoftmaxFoldIn
 from recsys.retrieval.sum_fold_in import SumFoldIn
@@ -111,12 +112,14 @@ class Tastes:
         if bundle.item_vectors is None:
             return Taste(None, seen)
         vector = self._solved(items, ratings) if self._encoder is None else self._encoder(self._as_trained(items))
-        return Taste(vector, seen, "no item of the history was watched in training" if vector is None else None)
+        if vector is None:
+            return Taste(None, seen, "no item of the history was watched in training")
+        return Taste(whole(vector, bundle.manifest.dim), seen)
 
     def _solved(self, items: Items, ratings: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Each item once, with its last rating, ascending: the order of a history cannot move a rounding."""
         bundle = self._bundle
-        assert bundle.item_vectors is not None and bundle.indexed is not None
+        assert bundle.indexed is not None
         last = _last_of_each(items)
         items, ratings = items[last], ratings[last]
         usable = contains(bundle.indexed, items)
@@ -128,7 +131,7 @@ class Tastes:
         offsets = np.array([0, usable.sum()])
         parameters = bundle.manifest.fold_in.parameters
         vector: NDArray[np.float32] = fold_in(
-            bundle.item_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters
+            bundle.learnt_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters
         )[0]
         return vector
 
@@ -142,10 +145,10 @@ def _vector_of(bundle: Bundle) -> SoftmaxFoldIn | SumFoldIn | None:
     fold_in = bundle.manifest.fold_in
     if fold_in.kind not in ("softmax", "sum"):
         return None
-    assert bundle.item_vectors is not None and bundle.indexed is not None
+    assert bundle.indexed is not None
     if fold_in.kind == "softmax":
-        return SoftmaxFoldIn(bundle.item_vectors, bundle.indexed, fold_in.parameters)
-    return SumFoldIn(bundle.item_vectors, bundle.items.column(schema.COUNT).to_numpy(), fold_in.parameters)
+        return SoftmaxFoldIn(bundle.learnt_vectors, bundle.indexed, fold_in.parameters)
+    return SumFoldIn(bundle.learnt_vectors, bundle.items.column(schema.COUNT).to_numpy(), fold_in.parameters)
 
 
 def _by_time(history: Sequence[Event]) -> list[Event]:

@@ -115,7 +115,7 @@ def test_a_variant_lays_its_sections_over_the_recipes_and_keeps_what_suits_its_m
         ("train.epochs = 9", "train.epoch = 9", r"no setting train\.epoch\. Did you mean epochs\?"),
         ("train.epochs = 9", "train = 9", "variant.train is a section"),
         ("train.epochs = 9", 'train.metric = "hr@7"', "chosen by one metric"),
-        ('"sasrec"', '"popularity"', "no such model"),
+        ('"sasrec"', '"sasrek"', "no such model"),
         ('"sasrec"', '"sasrec", loss = "mse"', "sasrec learns by one of"),
         ("seeds =", 'folds = ["u1"]\nseeds =', "without folds"),
     ],

@@ -116,7 +116,7 @@ def comparison() -> Recipe:
         metrics=NAMES,
         seeds=(0, 1),
         variants=variants,
-        against="ials",
+        against=("ials",),
         config=load_config(),
     )
 
