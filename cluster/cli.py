@@ -250,6 +250,24 @@ def evaluate(
 
 
 @app.command()
+def blend(
+    parts: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of one dataset, the best first.")],
+    storage: StorageOption = Path("runs"),
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run that is made.")] = None,
+) -> None:
+    """Make one model of several finished runs, weighed by validation: a run like any other."""
+    from cluster.blending import blend as weigh
+    from cluster.outcome import print_blend
+    from cluster.run_reading import folder_of
+
+    with console.ProgressView() as view:
+        folder = weigh(
+            [folder_of(part, storage) or part for part in parts], storage, name=name, note=view.note, progress=view.stage
+        )
+    print_blend(folder)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles"),

@@ -10,7 +10,7 @@ import torch
 
 from cluster import runs
 from cluster.evaluate_bundle import Lists
-from cluster.finished import Finished, best_model, cutoffs, folded_in, open_finished
+from cluster.finished import Finished, cutoffs, folded_in, open_finished
 from cluster.reading import item_counts, stream_histories, trained_until
 from recsys.bundle import store
 from recsys.bundle.manifest import Manifest
@@ -154,7 +154,7 @@ def _rank_users(evaluation: Evaluation, found: Finished, progress: Progress) -> 
     files = trained_until(found.dataset, manifest, found.border).user_files
     counts = item_counts(found.dataset, manifest, files, found.border)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = best_model(found.folder, found.config, found.dataset, manifest, counts)
+    model = found.model(counts)
     ranked = candidates(listed_items(model, counts), counts, asked.split_of(manifest.split))
     trend = found.trend(files, found.border, counts)
     model = model.to(device) if isinstance(model, torch.nn.Module) else model

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from cluster import runs
-from cluster.finished import Finished, best_model, open_finished
+from cluster.blending import blend_of_refits
+from cluster.finished import PARTS, Finished, open_finished
 from cluster.reading import item_counts, trained_until
 from cluster.trainer import OnEpoch, OnNote, OnStep, train
 from recsys.bundle import store
-from recsys.bundle.manifest import EncoderReport, FoldIn, TrendReport
+from recsys.bundle.manifest import EncoderReport, FoldIn, FoldInPart, TrendReport
 from recsys.bundle.read import Bundle
 from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
@@ -29,6 +30,7 @@ from recsys.data.histories import Histories
 from recsys.errors import ConfigError
 from recsys.models import MODELS, Popularity
 from recsys.models.base import listed_items
+from recsys.models.blend import Blend
 from recsys.models.trend import Trend
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
@@ -44,11 +46,11 @@ Compared = Callable[[Bundle], EncoderReport]
 class _Source:
     """What is exported: a finished run, the dataset it learnt from, and how much of that.
 
-    trained: the folder that holds `best/`, which is another run's after a refit. border: what it trained on ends here.
+    learnt: the run whose model it is, which is another after a refit. border: what it trained on ends here.
     """
 
     found: Finished
-    trained: Path
+    learnt: Finished
     border: str
 
     @property
@@ -113,7 +115,7 @@ def export(
     contents = _contents(source, counts, index, trend)
     finish = partial(measure, audit_users=index.audit_users)
     if source.config.model.name != "popularity":
-        model = best_model(source.trained, source.config, source.dataset, source.manifest, counts)
+        model = source.learnt.model(counts)
         contents = _with_vectors(contents, source, model, counts, index, trend if trend is not None and trend.weight else None)
         if model.fold_in == "onnx":
             contents, compared = _with_encoder(contents, model, encoder)
@@ -123,16 +125,24 @@ def export(
 
 def _open(run: Path) -> _Source:
     found = open_finished(run)
-    return _Source(found, found.folder, found.border)
+    return _Source(found, found, found.border)
 
 
 def _refitted(run: Path, source: _Source, **told: Any) -> _Source:
-    cluster = source.config.cluster.model_copy(update={"storage": str(run.parent)})
-    config = with_trend(source.config.model_copy(update={"cluster": cluster}), source.result.get("trend"))
-    epochs, teacher = source.result["best_epoch"], source.result.get("teacher")
+    return replace(source, learnt=open_finished(_refit(run, source.found, **told)))
+
+
+def _refit(run: Path, found: Finished, **told: Any) -> Path:
+    """Train again on all events, a blend's runs one after the other. Returns the folder."""
+    if PARTS in found.result:
+        parts = [Path(part["run"]) for part in found.result[PARTS]]
+        refits = [_refit(part, open_finished(part, found.dataset), **told) for part in parts]
+        return blend_of_refits(run, refits, f"{run.name}-refit")
+    cluster = found.config.cluster.model_copy(update={"storage": str(run.parent)})
+    config = with_trend(found.config.model_copy(update={"cluster": cluster}), found.result.get("trend"))
+    epochs, teacher = found.result["best_epoch"], found.result.get("teacher")
     told |= {"refit_rates": runs.learning_rates(run, epochs), "teacher": Path(teacher) if teacher else None}
-    done = train(source.dataset, config, name=f"{run.name}-refit", refit_epochs=epochs, **told)
-    return replace(source, trained=done.folder)
+    return train(found.dataset, config, name=f"{run.name}-refit", refit_epochs=epochs, **told).folder
 
 
 def _contents(source: _Source, counts: NDArray[np.int64], index: IndexConfig, trend: Trend | None) -> BundleContents:
@@ -183,8 +193,11 @@ def _with_vectors(
     )
     if model.fold_in == "onnx":
         return contents
-    fold_in = FoldIn(kind=model.fold_in, parameters=model.fold_in_parameters())
-    return replace(contents, fold_in=fold_in, gram=gram_of(learnt, indexed) if model.fold_in == "ridge" else None)
+    if isinstance(model, Blend):
+        fold_in = FoldIn(kind="parts", parts=tuple(FoldInPart(**part._asdict()) for part in model.folds()))
+    else:
+        fold_in = FoldIn(kind=model.fold_in, parameters=model.fold_in_parameters())
+    return replace(contents, fold_in=fold_in, gram=gram_of(learnt, indexed) if fold_in.needs_gram else None)
 
 
 def _with_encoder(contents: BundleContents, model: Any, wanted: EncoderConfig) -> tuple[BundleContents, Compared]:
@@ -216,7 +229,7 @@ def _measured(bundle: Bundle, *, compared: Compared, audit_users: int) -> dict[s
 
 def _check_encoder(model: str, wanted: EncoderConfig) -> None:
     """Raises ConfigError where a smaller encoder is asked for of a model that has none."""
-    if wanted != EncoderConfig() and getattr(MODELS[model], "fold_in", None) != "onnx":
+    if wanted != EncoderConfig() and getattr(MODELS.get(model), "fold_in", None) != "onnx":
         raise ConfigError(f"encoder.storage, encoder.pruned: {model} has no encoder. Leave them out.")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from recsys.data.histories import Histories
 from recsys.data.recent import RecentCounts
 from recsys.errors import DataError
 from recsys.models import MODELS, Catalogue, Popularity, build
+from recsys.models.blend import Blend
 from recsys.models.owned import UserRanges
 from recsys.models.trend import Trend
 from recsys.retrieval.fold_in import fold_in, gram_of
 from recsys.retrieval.softmax_fold_in import SoftmaxFoldIn
 from recsys.training import checkpoint
+
+PARTS = "parts"
+"""Of result.json: the runs that a blend is made of, with their weights."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,14 @@ class Finished:
     config: Config
     dataset: Path
     manifest: DatasetManifest
+
+    def model(self, counts: NDArray[np.int64]) -> Any:
+        """The model of its best epoch, or the blend of those it is made of. counts: [N] events of each item it learnt from."""
+        if PARTS not in self.result:
+            return best_model(self.folder, self.config, self.dataset, self.manifest, counts)
+        parts = [open_finished(Path(part["run"]), self.dataset) for part in self.result[PARTS]]
+        weights = [part["weight"] for part in self.result[PARTS]]
+        return Blend([part.model(counts) for part in parts], weights, counts).eval()
 
     def trend(self, files: Sequence[UserFile], border: str, counts: NDArray[np.int64]) -> Trend | None:
         """What its lists lean to, of the events before a border. files: of `trained_until`; counts: [N] of these events."""
@@ -113,6 +126,9 @@ def folded_in(model: Any, counts: NDArray[np.int64]) -> Callable[[Histories], to
     """Vectors of users the model never trained on, as they are made when served; None where the model makes them itself."""
     if isinstance(model, Popularity) or model.known_user == "history":
         return None
+    if isinstance(model, Blend):
+        makers = [folded_in(part, counts) or part.user_vectors for part in model.parts]
+        return partial(model.side_by_side, makers)
     items = model.item_vectors().float().cpu().numpy()
     trained, parameters = np.flatnonzero(counts), model.fold_in_parameters()
     if model.fold_in == "softmax":

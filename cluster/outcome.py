@@ -30,6 +30,22 @@ def print_run(result: Any, metric: str) -> None:
     console.say(f"Curves: {result.folder / 'curves.png'}. {after}")
 
 
+def print_blend(folder: Path) -> None:
+    """What came of a blend, its runs beside it."""
+    from cluster.runs import RESULT, read_json
+
+    result = read_json(folder / RESULT) or {}
+    columns = {"blend (validation)": result["metrics"]}
+    columns |= {f"{Path(part['run']).name} (validation)": part["metrics"] for part in result["parts"]}
+    columns["popularity (validation)"] = result["popularity"]
+    if result["test"]:
+        columns |= {"blend (test)": result["test"], "popularity (test)": result["test_popularity"]}
+    console.print_metrics(f"Run {folder}", columns)
+    if (line := trend_line(folder)) is not None:
+        console.say(line)
+    console.say(f"Next: recsys export {folder}")
+
+
 def overlay_curves(found: Any, out: Path) -> Path | None:
     """The curves of those runs that have any, in one picture; None if there are none. Raises ConfigError where it cannot be
     written."""

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, config_of, nearest, read_toml
+from recsys.config import (
+    BLENDED,
+    LOWER_IS_BETTER,
+    MODEL_NAMES,
+    RANKING_METRICS,
+    Config,
+    check_model,
+    config_of,
+    nearest,
+    read_toml,
+)
 from recsys.errors import ConfigError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -102,6 +112,8 @@ class Recipe(_Part):
     published: tuple[Published, ...] = ()
     variants: tuple[Variant, ...] = ()
     """Models that are compared, [[variant]] each in the file; none: the recipe is one model."""
+    parts: tuple[Variant, ...] = ()
+    """Models that are trained apart and blended (`cluster.blending`), best first, [[part]] each in the file."""
     against: Annotated[tuple[str, ...], BeforeValidator(lambda told: (told,) if isinstance(told, str) else told)] = ()
     """The variant, or several, that the others are set against, user by user, beside popularity."""
     config: Config
@@ -116,6 +128,19 @@ class Recipe(_Part):
         for loss in (variant.config.model.loss for variant in self.compared):
             if unmeasured := [name for name in self.metrics if not _is_measured(name, loss)]:
                 raise ValueError(f"{unmeasured[0]} is not measured of model.loss = {loss}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_can_be_blended(self) -> "Recipe":
+        names = [part.name for part in self.parts]
+        if self.parts and (self.variants or len(set(names)) < 2):
+            raise ValueError("a blend has two parts or more, of different names, and is no variant")
+        for part in self.parts:
+            model, metric = part.config.model, part.config.train.metric
+            if model.name not in BLENDED or model.loss == "mse" or metric != self.config.train.metric:
+                raise ValueError(
+                    f"part {part.name}: cannot be blended; a part is one of {', '.join(BLENDED)}, chosen as all are"
+                )
         return self
 
     @model_validator(mode="after")
@@ -136,6 +161,8 @@ class Recipe(_Part):
     @property
     def compared(self) -> tuple[Variant, ...]:
         """The variants, or the one model there is."""
+        if self.parts:
+            return (Variant(name="+".join(part.name for part in self.parts), config=self.config),)
         return self.variants or (Variant(name=self.config.model.name, config=self.config),)
 
     @property
@@ -144,9 +171,9 @@ class Recipe(_Part):
         folds = self.folds or (None,)
         return tuple(Asked(variant, seed, fold) for seed in self.seeds for fold in folds for variant in self.compared)
 
-    def settings(self, asked: Asked, storage: Path) -> Config:
-        """Those of one trial. A seed changes what is drawn in training, never the split."""
-        config = asked.variant.config
+    def settings(self, asked: Asked, storage: Path, part: Variant | None = None) -> Config:
+        """Those of one trial, or of a part of it. A seed changes what is drawn in training, never the split."""
+        config = (part or asked.variant).config
         ks = {int(name.partition("@")[2]) for name in self.metrics if "@" in name}
         train = {"seed": asked.seed, "metric_ks": tuple(sorted({*config.train.metric_ks, *ks}))}
         changed = {
@@ -192,30 +219,31 @@ def read_recipe(path: Path) -> Recipe:
     told = read_toml(path, "`recsys reproduce --list` shows the recipes.")
     sections = {name: told.pop(name) for name in Config.model_fields if name in told}
     trained = [name for name in MODEL_NAMES if name != "popularity"]  # which stands beside every figure
-    config, variants = _config(path, sections, trained), _variants(path, told.pop("variant", []), sections)
-    known = [name for name in Recipe.model_fields if name not in ("name", "config", "variants")]
+    config = _config(path, sections, trained)
+    variants, parts = (_variants(path, told.pop(kind, []), sections, kind) for kind in ("variant", "part"))
+    known = [name for name in Recipe.model_fields if name not in ("name", "config", "variants", "parts")]
     for name in told:
         if name not in known:
-            raise ConfigError(f"{path}: no key {name}.{nearest(name, [*known, 'variant', *Config.model_fields])}")
+            raise ConfigError(f"{path}: no key {name}.{nearest(name, [*known, 'variant', 'part', *Config.model_fields])}")
     try:
-        return Recipe.model_validate({**told, "name": path.stem, "config": config, "variants": variants})
+        return Recipe.model_validate({**told, "name": path.stem, "config": config, "variants": variants, "parts": parts})
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from None
 
 
-def _variants(path: Path, told: Any, sections: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each [[variant]] its name, and its sections over the recipe's."""
+def _variants(path: Path, told: Any, sections: dict[str, dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Of each [[variant]] or [[part]] its name, and its sections over the recipe's."""
     if not (isinstance(told, list) and all(isinstance(one, dict) for one in told)):
-        raise ConfigError(f"{path}: a variant is a table. Write [[variant]] above each.")
-    return [_variant(path, one, sections) for one in told]
+        raise ConfigError(f"{path}: a {kind} is a table. Write [[{kind}]] above each.")
+    return [_variant(path, one, sections, kind) for one in told]
 
 
-def _variant(path: Path, told: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _variant(path: Path, told: dict[str, Any], sections: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
     for name, value in told.items():
         if name != "name" and name not in VARIED:
-            raise ConfigError(f"{path}: no key variant.{name}.{nearest(name, ['name', *VARIED])}")
+            raise ConfigError(f"{path}: no key {kind}.{name}.{nearest(name, ['name', *VARIED])}")
         if name in VARIED and not isinstance(value, dict):
-            raise ConfigError(f"{path}: variant.{name} is a section; write {name}.key = value.")
+            raise ConfigError(f"{path}: {kind}.{name} is a section; write {name}.key = value.")
     own = {name: sections.get(name, {}) | told[name] for name in VARIED if name in told}
     named = {"name": told["name"]} if "name" in told else {}
     return {**named, "config": _config(path, sections | own, MODEL_NAMES)}

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster import evaluate_report, runs
+from cluster.blending import blend, blend_of_refits
 from cluster.evaluate import evaluate
+from cluster.finished import PARTS
 from cluster.pipeline import Watcher
 from cluster.prepare import prepare
 from cluster.recipe import Asked, Recipe
@@ -84,15 +86,21 @@ class _Trial:
     which: str
 
     @property
-    def config(self) -> Config:
-        """Those of the choosing run."""
-        return settled(self.recipe.settings(self.asked, self.folder / "runs"), self.data.manifest.users)
+    def configs(self) -> list[Config]:
+        """Those of the choosing run, or of each part's."""
+        settings = [self.recipe.settings(self.asked, self.folder / "runs", part) for part in self.recipe.parts or (None,)]
+        return [settled(config, self.data.manifest.users) for config in settings]
+
+    @property
+    def name(self) -> str:
+        """Of the choosing run, or of the blend of those."""
+        names = [runs.default_name(self.data.manifest, each, unusual={"measure_test": False}) for each in self.configs]
+        return names[0] if len(names) == 1 else f"blend-{'-'.join(names)}"
 
     @property
     def path(self) -> Path:
         """Named by what the choosing run is named by, and by what is then asked of test."""
-        name = runs.default_name(self.data.manifest, self.config, unusual={"measure_test": False})
-        return self.folder / "trials" / f"{name}-{self.recipe.protocol}.json"
+        return self.folder / "trials" / f"{self.name}-{self.recipe.protocol}.json"
 
     def done(self) -> dict[str, Any] | None:
         """What came of it; None before."""
@@ -113,20 +121,32 @@ class _Trial:
         """Choose, refit and score, if that has not been done."""
         if self.done() is not None:
             return
-        self._say("choosing on validation")
-        chosen = self._train(self.config)
-        self._say(f"refit on train and validation, {chosen.best_epoch} epochs")
-        rates = runs.learning_rates(chosen.folder, chosen.best_epoch)
-        refitted = with_trend(self.config, chosen.trend)
-        refit = self._train(refitted, refit_epochs=chosen.best_epoch, refit_until="test", refit_rates=rates)
-        found = evaluate(refit.folder, protocol=self.recipe.protocol, segment=schema.TEST, progress=self.watcher.stage)
+        chosen, blended = [self._chosen(config) for config in self.configs], None
+        if self.recipe.parts:
+            self._say("weighing the parts on validation")
+            told: dict[str, Any] = {"note": self.watcher.note, "progress": self.watcher.stage}
+            folders = [each.folder for each in chosen]
+            blended = blend(folders, self.folder / "runs", name=self.name, measure_test=False, **told)
+        refits = [self._refit(*each) for each in zip(self.configs, chosen, strict=True)]
+        refit = blend_of_refits(blended, refits, f"{self.name}-refit") if blended else refits[0]
+        found = evaluate(refit, protocol=self.recipe.protocol, segment=schema.TEST, progress=self.watcher.stage)
         report = {name: told for name, told in evaluate_report.as_json(found).items() if name != found.kind}
         self.path.parent.mkdir(exist_ok=True)
         if self.recipe.variants:
             _keep_worth(self.worth, found.sums)
-        runs.write_json(self.path, self._told(chosen, refit, report))
+        runs.write_json(self.path, self._told(chosen, refits, blended or chosen[0].folder, report))
         figures = ", ".join(f"{name} {report['metrics'][name]['value']:.4f}" for name in self.recipe.metrics)
         self._say(f"test {figures}")
+
+    def _chosen(self, config: Config) -> RunResult:
+        self._say(f"choosing {config.model.name} on validation")
+        return self._train(config)
+
+    def _refit(self, config: Config, chosen: RunResult) -> Path:
+        self._say(f"refit of {config.model.name} on train and validation, {chosen.best_epoch} epochs")
+        rates = runs.learning_rates(chosen.folder, chosen.best_epoch)
+        config = with_trend(config, chosen.trend)
+        return self._train(config, refit_epochs=chosen.best_epoch, refit_until="test", refit_rates=rates).folder
 
     def _train(self, config: Config, **refit: Any) -> RunResult:
         """Never measures test."""
@@ -139,23 +159,29 @@ class _Trial:
         of_fold = f", fold {fold}" if fold else ""
         self.watcher.note(f"{self.recipe.name}{name}, seed {seed}{of_fold} ({self.which}): {what}")
 
-    def _told(self, chosen: RunResult, refit: RunResult, report: dict[str, Any]) -> dict[str, Any]:
-        seconds = {"choosing": _seconds(chosen.folder), "refit": _seconds(refit.folder), "scoring": report["seconds"]}
-        found = machine.found()
+    def _told(
+        self, chosen: Sequence[RunResult], refits: Sequence[Path], measured: Path, report: dict[str, Any]
+    ) -> dict[str, Any]:
+        """measured: the run that says what the trial is worth on validation."""
+        result, found = runs.read_json(measured / runs.RESULT) or {}, machine.found()
+        choosing = sum(_seconds(each.folder) for each in chosen) + result.get("weighing_seconds", 0.0)
+        seconds = {"choosing": choosing, "refit": sum(map(_seconds, refits)), "scoring": report["seconds"]}
+        epochs = {"epochs": [each.epochs for each in chosen], "best_epoch": [each.best_epoch for each in chosen]}
         return {
             "seed": self.asked.seed,
             "fold": self.asked.fold,
             "fingerprint": self.data.manifest.fingerprint,
-            "chosen": chosen.folder.name,
-            "refit": refit.folder.name,
-            "epochs": chosen.epochs,
-            "best_epoch": chosen.best_epoch,
-            "validation": chosen.metrics,
-            "trend": chosen.trend,
+            "chosen": measured.name,
+            "refit": [folder.name for folder in refits] if self.recipe.parts else refits[0].name,
+            # A number, and of a blend one for each part.
+            **{name: of_parts if self.recipe.parts else of_parts[0] for name, of_parts in epochs.items()},
+            "validation": result["metrics"],
+            "trend": result.get("trend"),
+            **({"parts": result[PARTS]} if self.recipe.parts else {}),
             "test": report,
             "seconds": seconds,
             "machine": {"name": found.name, "processor": asdict(found.processor), "memory": found.memory.total},
-            "environment": runs.read_json(refit.folder / runs.ENVIRONMENT),
+            "environment": runs.read_json(refits[0] / runs.ENVIRONMENT),
         }
 
 

@@ -51,8 +51,19 @@ def _protocol(told: dict[str, Any]) -> str:
         f"trained on (misses);{_otherwise(told)} {test['strangers']:,} users without a train event are counted apart.{folds} "
         "A run chooses the epoch on validation and never measures test. A second one begins anew and trains as many epochs on "
         "train and validation, at the same learning rates, and is scored on test once. "
-        f"{told['about']}"
+        f"{_blended(told)}{told['about']}"
     ).strip()
+
+
+def _blended(told: dict[str, Any]) -> str:
+    """Of a blend how its weights came about, and what they are."""
+    if not (first := told["trials"][0].get("parts")):
+        return ""
+    weights = ", ".join(f"{part['model']} {part['weight']:.3g}" for part in first)
+    return (
+        "The parts are trained so one by one; the weights of their scores are chosen on validation, between the two trainings "
+        f"({told['trials'][0]['which']}: {weights}). The sum is one dot product. "
+    )
 
 
 def _otherwise(told: dict[str, Any]) -> str:
@@ -78,14 +89,19 @@ def _trials(told: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]
     rows = [
         (
             trial["which"],
-            str(trial["epochs"]),
-            str(trial["best_epoch"]),
+            _epochs(trial["epochs"]),
+            _epochs(trial["best_epoch"]),
             f"{trial['validation'][metric]:.4f}",
             *(f"{trial['test'][name]:.4f}" for name in told["metrics"]),
         )
         for trial in told["trials"]
     ]
     return headers, rows
+
+
+def _epochs(told: int | list[int]) -> str:
+    """Of a blend those of each part."""
+    return str(told) if isinstance(told, int) else ", ".join(map(str, told))
 
 
 def _hours(told: dict[str, Any]) -> str:

@@ -120,7 +120,8 @@ def _hours(trials: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """By section.key; where variants are compared, of each."""
-    return {variant.name: changed(variant.config) for variant in recipe.variants} or changed(recipe.config)
+    several = recipe.variants or recipe.parts
+    return {variant.name: changed(variant.config) for variant in several} or changed(recipe.config)
 
 
 def _figure(name: str, seeds: Sequence[int], trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -157,6 +158,7 @@ def _short(trial: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     variant = f"{trial['variant']}, " if recipe.variants else ""
     return {
         "which": f"{variant}seed {trial['seed']}{fold}",
+        **({"parts": trial["parts"]} if recipe.parts else {}),
         **{name: trial[name] for name in kept},
         "validation": {metric: trial["validation"].get(metric)},
         "test": {name: trial["test"][name] for name in counted}

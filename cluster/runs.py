@@ -33,9 +33,14 @@ def run_folder(config: Config, name: str) -> Path:
     storage = config.cluster.storage
     if "://" in storage:
         raise ConfigError(f"cluster.storage = {storage}: runs need a folder that all hosts mount. Give its path.")
+    return Path(storage).resolve() / plain_name(name)
+
+
+def plain_name(name: str) -> str:
+    """The name. Raises ConfigError for one that is no folder's."""
     if Path(name).name != name:
         raise ConfigError(f"--name {name}: a run's name is one folder name, without slashes.")
-    return Path(storage).resolve() / name
+    return name
 
 
 def default_name(

@@ -7,6 +7,7 @@ import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,21 @@ class Share:
         """What a model must know before it sees an event."""
         owned = UserRanges.of([(file.first_user, file.first_user + file.rows) for file in self.files])
         return catalogue_of(self.task.dataset, self.manifest, self.config, self._item_counts(), owned)
+
+    @property
+    def dataset(self) -> Path:
+        """Its folder."""
+        return self.task.dataset
+
+    @property
+    def border(self) -> str:
+        """What is trained on ends here."""
+        return self.task.border
+
+    @property
+    def item_counts(self) -> NDArray[np.int64]:
+        """[N] events that are trained on, of all workers."""
+        return self.catalogue.item_counts
 
     @property
     def batch(self) -> type | None:

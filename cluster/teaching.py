@@ -19,7 +19,7 @@ def check(run: Path, dataset: Path, config: Config) -> None:
     found = _open(run, dataset)
     student, teacher = config.model, found.config.model
     for role, name in (("student", student.name), ("teacher", teacher.name)):
-        if not hasattr(MODELS[name], "scored"):
+        if not hasattr(MODELS.get(name), "scored"):
             able = ", ".join(name for name, model in MODELS.items() if hasattr(model, "scored"))
             raise ConfigError(f"--teacher {run}: {name} cannot be the {role}. There are: {able}.")
     if MODELS[student.name].batch is not MODELS[teacher.name].batch:

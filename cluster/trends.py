@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cluster import reading
-from cluster.share import Share
+from cluster.measuring import Measures
 from recsys.data import schema
 from recsys.data.recent import HALF_LIVES, RecentCounts
 from recsys.evaluation import metrics
@@ -35,7 +35,7 @@ SPREAD_USERS = 64  # of the first row group of each file
 Floats = NDArray[np.float64]
 
 
-def choose(share: Share, model: Any) -> tuple[Trend | None, dict[str, Any] | None]:
+def choose(share: Measures, model: Any) -> tuple[Trend | None, dict[str, Any] | None]:
     """What the lists of a finished model should follow, and what result.json tells of it: None where nothing moves, there are
     no times, or nothing is held out to choose by and no setting says it."""
     config = share.config.model
@@ -55,8 +55,8 @@ def choose(share: Share, model: Any) -> tuple[Trend | None, dict[str, Any] | Non
 class _Search:
     """tried: what the metric came to on validation, by what made the lists."""
 
-    def __init__(self, share: Share, half_lives: tuple[float, ...]) -> None:
-        self.share, self.counts = share, share.catalogue.item_counts
+    def __init__(self, share: Measures, half_lives: tuple[float, ...]) -> None:
+        self.share, self.counts = share, share.item_counts
         self.recent = _counted(share, half_lives)
         name = share.config.train.metric.partition("@")[0]
         self.metric = share.config.train.metric if name in metrics.RANKING else f"ndcg@{share.config.train.metric_ks[0]}"
@@ -75,7 +75,7 @@ class _Search:
 
     def weight(self, model: Any, trend: Trend) -> float:
         """Of the trend in the model's scores; 0 where it does not help."""
-        name, scale = self.share.config.model.name, _spread(self.share, model)
+        name, scale = self.share.config.model.name, spread(self.share, model)
         before = self._worth(name, model, trend)
         worth = {
             times * scale: self._worth(f"{name}, weight {times * scale:.3g}", model, replace(trend, weight=times * scale))
@@ -109,10 +109,10 @@ def _gain(gains: Floats) -> tuple[float, float]:
     return mean, (max(squares / max(users, 1.0) - mean**2, 0.0) / max(users, 1.0)) ** 0.5
 
 
-def _counted(share: Share, half_lives: tuple[float, ...]) -> RecentCounts:
+def _counted(share: Measures, half_lives: tuple[float, ...]) -> RecentCounts:
     """Over all workers."""
     counted = RecentCounts(share.manifest.items, half_lives)
-    for _ in reading.add_recent(counted, share.task.dataset, share.files, share.task.border):
+    for _ in reading.add_recent(counted, share.dataset, share.files, share.border):
         share.alive()
     newest = collective.concatenate(torch.tensor([counted.newest], dtype=torch.float64)).max()
     counted.move_to(float(newest))
@@ -120,12 +120,12 @@ def _counted(share: Share, half_lives: tuple[float, ...]) -> RecentCounts:
     return counted
 
 
-def _spread(share: Share, model: Any) -> float:
+def spread(share: Measures, model: Any) -> float:
     """How far scores of one user lie apart from item to item (standard deviation), on average over some users."""
     told = torch.zeros(2, dtype=torch.float64)
-    items_ND = model.item_vectors().float()[torch.from_numpy(share.catalogue.item_counts > 0)]
+    items_ND = model.item_vectors().float()[torch.from_numpy(share.item_counts > 0)]
     for file in share.files:
-        for histories in reading.stream_histories(share.task.dataset, file) if file.train_events else ():
+        for histories in reading.stream_histories(share.dataset, file) if file.train_events else ():
             known = histories.until(schema.VALID)
             some = known.take(np.flatnonzero(known.lengths)[:SPREAD_USERS])
             if len(some):

@@ -32,6 +32,9 @@ LOSSES = {
     "two_tower": ("softmax",),
 }
 
+# Models that can be part of a blend: of orders, and with fold-ins that need no encoder.
+BLENDED = ("mf", "ials", "spectral")
+
 # Models that are fed whole users. A step is so many of them, of the others so many positives, where nothing is set.
 OF_HISTORIES = ("sasrec", "two_tower")
 LEAST_USERS, MOST_USERS, LEAST_STEPS, POSITIVES = 8, 128, 40, 4096

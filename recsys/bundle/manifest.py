@@ -22,7 +22,7 @@ HISTORY_ITEM = "history/item.npy"  # [E] int32
 HISTORY_RATING = "history/rating.npy"  # [E] float32
 HISTORY_TIME = "history/time.npy"  # [E] int64
 HISTORY_BOUNDS = "history/bounds.npy"  # [U, 2] int32: valid_from, test_from
-FOLD_IN_GRAM = "fold_in_gram.npy"  # [L, L] float64, of the L learnt dimensions; only where fold_in = "ridge"
+FOLD_IN_GRAM = "fold_in_gram.npy"  # [L, L] float64, of the L learnt dimensions; only where something is solved: "ridge"
 ENCODER = "encoder.onnx"  # items [1, L, I] → user, its learnt dimensions; only where fold_in = "onnx"
 ITEM_INPUTS = "item_inputs.npy"  # [N, I] float32: what the encoder is fed; only where that is not item_vectors.npy
 FILES = frozenset(
@@ -114,14 +114,31 @@ class TrendReport(_Part):
     weight: float = Field(ge=0)
 
 
+class FoldInPart(_Part):
+    """Of a blend: how its vectors in dimensions [first, last) are made, then taken times `weight`; the rest as in `FoldIn`."""
+
+    kind: Literal["ridge", "softmax", "sum"]
+    parameters: dict[str, float]
+    first: int = Field(ge=0)
+    last: int = Field(gt=0)
+    weight: float
+
+
 class FoldIn(_Part):
     """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items, `softmax`
     descends the loss that training had, `sum` adds up their vectors, weighted by how often items are watched, `onnx` runs an
-    encoder over its last `max_length` items, `none` is for models without vectors. `recsys.retrieval.fold_in`,
-    `.softmax_fold_in` and `.sum_fold_in` have the formulas, `.encoder` what an encoder is given."""
+    encoder over its last `max_length` items, `parts` puts the vectors of several of the first three side by side, `none` is for
+    models without vectors. `recsys.retrieval.fold_in`, `.softmax_fold_in` and `.sum_fold_in` have the formulas, `.encoder` what
+    an encoder is given."""
 
-    kind: Literal["ridge", "softmax", "sum", "onnx", "none"]
+    kind: Literal["ridge", "softmax", "sum", "onnx", "parts", "none"]
     parameters: dict[str, float] = {}
+    parts: tuple[FoldInPart, ...] = Field((), exclude_if=lambda parts: not parts)
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether anything is solved."""
+        return "ridge" in (self.kind, *(part.kind for part in self.parts))
 
 
 class Manifest(_Part):

@@ -1,6 +1,7 @@
 """The only recommender: a bundle and requests in, answers out; the server, the batch scorer and the command line call it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +62,7 @@ class Recommender:
         if not contains(indexed, query.hidden)[0]:
             taste = Taste(None, reason="the item was not watched in training, so it has no vector")
             return self._answer(query, taste, [], self._popular(query))
-        return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases(), indexed, item, k), "exact"))
+        return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases, indexed, item, k), "exact"))
 
     def search(self, text: str, limit: int = 20) -> list[dict[str, Any]]:
         """Descriptions of the items whose title holds `text`, most likely meant first."""
@@ -75,11 +76,14 @@ class Recommender:
         """What a user, or somebody with a history, is searched for with."""
         return self._tastes.of(user_id, history)
 
+    @cached_property
     def _without_biases(self) -> NDArray[np.float32]:
         """What the items are about: how much they are liked by all, ever or now, says nothing of likeness."""
-        parameters = self.bundle.manifest.fold_in.parameters
-        free = int(parameters["free"]) if "free" in parameters else self.bundle.manifest.learnt
-        return self.bundle.learnt_vectors[:, : free - int("mean" in parameters)]
+        told, vectors_NL = self.bundle.manifest.fold_in, self.bundle.learnt_vectors
+        if not told.parts:
+            return vectors_NL[:, : _about(told.parameters, vectors_NL.shape[1])]
+        dims = [np.arange(part.first, part.first + _about(part.parameters, part.last - part.first)) for part in told.parts]
+        return vectors_NL[:, np.concatenate(dims)]
 
     def _prepare(self, request: Request) -> tuple[Query, Taste, list[str]] | RequestError:
         try:
@@ -119,6 +123,11 @@ class Recommender:
             reason="; ".join(reason for reason in reasons if reason) or None,
             unknown_items=unknown,
         )
+
+
+def _about(parameters: Mapping[str, float], dims: int) -> int:
+    """Leading dimensions that are no biases."""
+    return int(parameters.get("free", dims)) - int("mean" in parameters)
 
 
 def _shortage(k: int, items: NDArray[np.int32]) -> str | None:

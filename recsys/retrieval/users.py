@@ -4,7 +4,7 @@ Shapes: E events of a history, N items, D dimensions.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ class Tastes:
         """Raises BundleError where the encoder does not fit."""
         self._bundle, self._items, self._known_until = bundle, items, known_until
         self._encoder = None if bundle.encoder is None else Encoder(bundle)
-        self._vector_of = _vector_of(bundle)
+        self._folds = _folds(bundle)
 
     def of(self, user_id: str | None, history: Sequence[Event] | None) -> Taste:
         """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
@@ -125,30 +125,47 @@ class Tastes:
         usable = contains(bundle.indexed, items)
         if not usable.any():
             return None
-        if self._vector_of is not None:
-            return self._vector_of(items[usable])
-        assert bundle.gram is not None
-        offsets = np.array([0, usable.sum()])
-        parameters = bundle.manifest.fold_in.parameters
-        vector: NDArray[np.float32] = fold_in(
-            bundle.learnt_vectors, offsets, items[usable], ratings[usable], bundle.gram, parameters
-        )[0]
-        return vector
+        vectors = [fold(items[usable], ratings[usable]) for fold in self._folds]
+        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
 
     def _as_trained(self, items: Items) -> Items:
         """In order; where the dataset keeps no repeats, an item that comes again moves to its last place."""
         return items[np.sort(_last_of_each(items))] if self._bundle.manifest.exclude_seen else items
 
 
-def _vector_of(bundle: Bundle) -> SoftmaxFoldIn | SumFoldIn | None:
-    """What turns items into a vector, where neither ratings count nor their order."""
-    fold_in = bundle.manifest.fold_in
-    if fold_in.kind not in ("softmax", "sum"):
-        return None
-    assert bundle.indexed is not None
-    if fold_in.kind == "softmax":
-        return SoftmaxFoldIn(bundle.learnt_vectors, bundle.indexed, fold_in.parameters)
-    return SumFoldIn(bundle.learnt_vectors, bundle.items.column(schema.COUNT).to_numpy(), fold_in.parameters)
+Fold = Callable[[Items, NDArray[np.float32]], NDArray[np.float32]]
+
+
+def _folds(bundle: Bundle) -> list[Fold]:
+    """What turns items with their ratings, each once and ascending, into a vector, or into the parts of one."""
+    told, learnt = bundle.manifest.fold_in, bundle.manifest.learnt
+    if told.kind in ("onnx", "none"):
+        return []
+    whole_one: tuple[str, dict[str, float], slice, float] = (told.kind, told.parameters, slice(0, learnt), 1.0)
+    parts: list[tuple[str, dict[str, float], slice, float]] = [
+        (part.kind, part.parameters, slice(part.first, part.last), part.weight) for part in told.parts
+    ]
+    return [_fold(bundle, *part) for part in parts or [whole_one]]
+
+
+def _fold(bundle: Bundle, kind: str, parameters: dict[str, float], dims: slice, weight: float) -> Fold:
+    vectors, indexed, times = bundle.learnt_vectors[:, dims], bundle.indexed, np.float32(weight)
+    assert indexed is not None
+    if kind == "softmax":
+        descent = SoftmaxFoldIn(vectors, indexed, parameters)
+        return lambda items, ratings: descent(items) * times
+    if kind == "sum":
+        counts = bundle.items.column(schema.COUNT).to_numpy()
+        added = SumFoldIn(vectors, counts, parameters)
+        return lambda items, ratings: added(items) * times
+    assert bundle.gram is not None
+    gram = bundle.gram[dims, dims]
+
+    def solved(items: Items, ratings: NDArray[np.float32]) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = fold_in(vectors, np.array([0, len(items)]), items, ratings, gram, parameters)[0]
+        return found * times
+
+    return solved
 
 
 def _by_time(history: Sequence[Event]) -> list[Event]:

@@ -70,7 +70,7 @@ def test_every_recipe_of_the_project_is_whole(path):
 
 def test_there_are_recipes_and_they_come_by_name():
     names = [recipe.name for recipe in all_recipes()]
-    assert names == sorted(names) and {"ml-1m-sasrec", "ncf-ml-1m-mf", "gowalla-spectral", "ml-100k-mse"} <= set(names)
+    assert names == sorted(names) and {"ml-1m-sasrec", "ncf-ml-1m-blend", "gowalla-spectral", "ml-100k-mse"} <= set(names)
 
 
 def test_sections_are_merged_as_any_config(tmp_path):
