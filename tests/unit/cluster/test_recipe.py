@@ -62,7 +62,7 @@ def test_every_recipe_of_the_project_is_whole(path):
     assert recipe.name == path.stem and len(recipe.seeds) >= 3 and recipe.source.published
     told = tomllib.loads(path.read_text("utf-8"))
     models = [variant.config.model.name for variant in recipe.compared]
-    assert models == [one["model"]["name"] for one in told.get("variant", [told])] and set(models) <= set(MODELS)
+    assert models == [one["model"]["name"] for one in told.get("variant", told.get("part", [told]))] and set(models) <= set(MODELS)
     metric = recipe.config.train.metric
     # Stored negatives belong to the test, so validation is asked for something else there.
     assert metric in recipe.metrics or recipe.protocol == "negatives", "chosen on validation by what is shown"
