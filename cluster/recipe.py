@@ -139,7 +139,7 @@ class Recipe(_Part):
             model, metric = part.config.model, part.config.train.metric
             if model.name not in BLENDED or model.loss == "mse" or metric != self.config.train.metric:
                 raise ValueError(
-                    f"part {part.name}: cannot be blended; a part is one of {', '.join(BLENDED)}, chosen as all are"
+                    f"part {part.name}: a part is one of {', '.join(BLENDED)}, chosen by the recipe's train.metric"
                 )
         return self
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recsys.data import schema
 from recsys.data.histories import Histories
 from recsys.models.base import listed_items
 
@@ -43,8 +44,8 @@ class Blend(nn.Module):
         return torch.cat([part.item_vectors().float() for part in self.parts], dim=1)
 
     def user_vectors(self, histories: Histories) -> Tensor:
-        """[B, D], each part's times its weight."""
-        return self.side_by_side([part.user_vectors for part in self.parts], histories)
+        """[B, D], each part's times its weight: of train events, as a bundle keeps them, also where a part looks further."""
+        return self.side_by_side([part.user_vectors for part in self.parts], histories.until(schema.VALID))
 
     def side_by_side(self, makers: Sequence[Callable[[Histories], Tensor]], histories: Histories) -> Tensor:
         """[B, D] of what makes each part's user vectors."""

@@ -54,6 +54,31 @@ def test_unknown_fields_are_refused(bundle):
 # A5: whole files that do not belong together
 
 
+def part(first: int, last: int, kind: str = "sum") -> dict:
+    return {"kind": kind, "parameters": {"smoothing": 1.0, "power": 0.5}, "first": first, "last": last, "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learnt_dim": 8}, "a trend without its dimension, or the reverse"),
+        ({"trend": {"half_life_days": 7.0, "weight": 1.0}}, "a trend without its dimension, or the reverse"),
+        ({"trend": {"half_life_days": 7.0, "weight": 0.0}}, "a trend without the column lately"),
+        ({"fold_in": {"kind": "parts"}}, "parts of a blend that do not lie side by side|Gram"),
+        (
+            {"fold_in": {"kind": "parts", "parts": [part(0, 2, "ridge"), part(3, 8)]}},
+            "parts of a blend that do not lie side by side",
+        ),
+        ({"fold_in": {"kind": "parts", "parts": [part(0, 2, "ridge")]}}, "parts of a blend that do not lie side by side"),
+        ({"fold_in": {"kind": "parts", "parts": [part(2, 0, "ridge"), part(0, 2)]}}, "do not lie side by side|greater than"),
+    ],
+)
+def test_trends_and_parts_have_their_dimensions(bundle, changes, message):
+    reseal(bundle, **changes)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(bundle)
+
+
 def other_world():
     return planted(seed=9)
 

@@ -61,8 +61,10 @@ def test_every_recipe_of_the_project_is_whole(path):
     recipe = find_recipe(path.stem)
     assert recipe.name == path.stem and len(recipe.seeds) >= 3 and recipe.source.published
     told = tomllib.loads(path.read_text("utf-8"))
-    models = [variant.config.model.name for variant in recipe.compared]
-    assert models == [one["model"]["name"] for one in told.get("variant", told.get("part", [told]))] and set(models) <= set(MODELS)
+    models = [variant.config.model.name for variant in recipe.parts or recipe.compared]
+    assert models == [one["model"]["name"] for one in told.get("variant", told.get("part", [told]))] and set(models) <= set(
+        MODELS
+    )
     metric = recipe.config.train.metric
     # Stored negatives belong to the test, so validation is asked for something else there.
     assert metric in recipe.metrics or recipe.protocol == "negatives", "chosen on validation by what is shown"
@@ -124,6 +126,45 @@ def test_a_mistake_in_a_variant_is_named(tmp_path, old, new, message):
     assert old in COMPARED
     with pytest.raises(ConfigError, match=message):
         read_recipe(written(tmp_path, COMPARED.replace(old, new, 1)))
+
+
+PARTS = (
+    TEXT.partition("[goal]")[0].replace('folds = ["u1", "u2"]', "")
+    + """
+[[part]]
+name = "one"
+model = { name = "mf" }
+[[part]]
+name = "two"
+model = { name = "ials" }
+train.epochs = 3
+"""
+)
+
+
+def test_a_blend_has_parts_with_settings_of_their_own(tmp_path):
+    recipe = read_recipe(written(tmp_path, PARTS))
+    assert [part.name for part in recipe.parts] == ["one", "two"] and [each.name for each in recipe.compared] == ["one+two"]
+    first, second = (recipe.settings(recipe.trials[0], tmp_path, part) for part in recipe.parts)
+    assert (first.model.name, second.model.name, second.train.epochs) == ("mf", "ials", 3)
+    assert first.train.seed == second.train.seed == recipe.seeds[0] and first.train.metric == second.train.metric
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "two"', 'name = "one"', "two parts or more, of different names"),
+        ('name = "ials"', 'name = "sasrec"', "part two: a part is one of mf, ials, spectral"),
+        ('name = "mf"', 'name = "mf", loss = "mse"', "part one: a part is one of"),
+        ("train.epochs = 3", 'train.metric = "hr@7"', "part two: a part is one of .* chosen by the recipe's train.metric"),
+        ("train.epochs = 3", "train.epoch = 3", r"no setting train\.epoch\. Did you mean epochs\?"),
+        ("[[part]]", "[[variant]]", "is no variant"),
+    ],
+)
+def test_a_mistake_in_a_part_is_named(tmp_path, old, new, message):
+    assert old in PARTS
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(written(tmp_path, PARTS.replace(old, new, 1)))
 
 
 def test_a_single_table_is_no_list_of_variants(tmp_path):
