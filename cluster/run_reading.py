@@ -45,6 +45,20 @@ class Epoch(BaseModel):
     best: bool | None = None
 
 
+class Lean(BaseModel):
+    """What lists follow, as `cluster.trends` chose it."""
+
+    half_life_days: float
+    weight: float
+
+
+class PartOfBlend(BaseModel):
+    """One of the runs that a blend is made of."""
+
+    run: str
+    weight: float
+
+
 class Result(BaseModel):
     """result.json: what came of it, popularity beside it. `metrics` are the best epoch's on validation."""
 
@@ -55,6 +69,8 @@ class Result(BaseModel):
     test: MetricsOrNull = {}
     test_popularity: MetricsOrNull = {}
     people: dict[str, dict[str, Any]] = {}
+    trend: Lean | None = None
+    parts: list[PartOfBlend] = []
 
 
 @dataclass(frozen=True)

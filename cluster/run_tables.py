@@ -197,6 +197,10 @@ def _overview(run: Run) -> Table:
     if run.asked:
         rows += [("model", run.model), ("dataset", run.asked.dataset), ("fingerprint", run.asked.fingerprint)]
     rows += [("epochs", run.trained), ("best epoch", run.best_epoch), ("chosen by", run.metric), ("when", _minute(run))]
+    if run.result and run.result.parts:
+        rows.append(("made of", ", ".join(f"{part.weight:.3g} × {Path(part.run).name}" for part in run.result.parts)))
+    if run.result and (lean := run.result.trend):
+        rows.append(("follows", f"what is watched now: half-life {lean.half_life_days:g} days, weight {lean.weight:.3g}"))
     for segment, people in (run.result.people if run.result else {}).items():
         rows.append((f"people of {segment}", ", ".join(f"{_value(number)} {what}" for what, number in people.items())))
     return Table(f"Run {run.folder}", ("what", "value"), rows)
