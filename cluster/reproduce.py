@@ -177,7 +177,7 @@ class _Trial:
             **{name: of_parts if self.recipe.parts else of_parts[0] for name, of_parts in epochs.items()},
             "validation": result["metrics"],
             "trend": result.get("trend"),
-            **({"parts": result[PARTS]} if self.recipe.parts else {}),
+            **({"parts": [part | {"run": Path(part["run"]).name} for part in result[PARTS]]} if self.recipe.parts else {}),
             "test": report,
             "seconds": seconds,
             "machine": {"name": found.name, "processor": asdict(found.processor), "memory": found.memory.total},
