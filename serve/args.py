@@ -13,6 +13,10 @@ MAX_QUERY_LENGTH = 200
 """Longest text to search titles for, in characters."""
 MAX_LIST = 10_000
 """Longest history, `exclude` or `allow` of one request."""
+MAX_FILTERS = 32
+"""Most columns of one request's `filter`."""
+MAX_VALUES = 1_000
+"""Most values of one of its lists."""
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
 

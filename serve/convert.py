@@ -6,10 +6,10 @@ from typing import Any
 
 from recsys.errors import RequestError
 from recsys.retrieval.recommender import Recommender
-from recsys.retrieval.requests import Event, Request
+from recsys.retrieval.requests import Condition, Event, Request
 from recsys.retrieval.users import User
 from serve.problems import PROBLEMS, Problem
-from serve.schemas import RecommendRequest
+from serve.schemas import ColumnFilter, RecommendRequest
 
 REMEMBERED = 100_000  # described items, some 50 MB at the most
 
@@ -25,7 +25,13 @@ def to_request(asked: RecommendRequest) -> Request:
         exclude=tuple(asked.exclude),
         allow=None if asked.allow is None else tuple(asked.allow),
         mode=asked.mode,
+        filters=tuple(_condition(name, asked.filter[name]) for name in sorted(asked.filter)),
     )
+
+
+def _condition(column: str, told: ColumnFilter) -> Condition:
+    lists = {name: None if values is None else tuple(values) for name, values in told if name in ("any", "all", "none")}
+    return Condition(column, **lists, equals=told.equals, min=told.min, max=told.max)
 
 
 class Describer:

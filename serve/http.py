@@ -172,7 +172,9 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/v1/bundle", tags=["state"], response_model=schemas.BundleInfo)
     async def bundle() -> Response:
         """What is served, what made it, and how good it measured."""
-        return _json(manifest_json(service.recommender().bundle.manifest, {"max_k": service.args.max_k}))
+        recommender = service.recommender()
+        more = {"max_k": service.args.max_k, "columns": recommender.columns}
+        return _json(manifest_json(recommender.bundle.manifest, more))
 
     @app.get("/healthz", tags=["state"], response_model=schemas.Health)
     async def healthz() -> Response:

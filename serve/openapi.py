@@ -20,6 +20,10 @@ DESCRIPTION = (
 EXAMPLES: dict[str, Any] = {
     "user": {"summary": "A known user", "value": {"user": "1", "k": 5}},
     "history": {"summary": "A history", "value": {"history": [{"item": "1", "rating": 5}, {"item": "50"}], "k": 5}},
+    "filter": {
+        "summary": "Only some items",
+        "value": {"user": "1", "filter": {"genres": {"any": ["Comedy", "Drama"], "none": ["Horror"]}, "year": {"min": 1990}}},
+    },
     "stranger": {"summary": "A stranger", "value": {}},
     "several": {"summary": "Several at once", "value": {"requests": [{"user": "1"}, {"user": "2", "exclude": ["1"]}]}},
 }

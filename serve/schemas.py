@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from serve.args import MAX_ID_LENGTH, MAX_LIST
+from serve.args import MAX_FILTERS, MAX_ID_LENGTH, MAX_LIST, MAX_VALUES
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Column = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 INT64 = 2**63
 
 
@@ -30,6 +31,27 @@ class HistoryEvent(_In):
     """Unix seconds."""
 
 
+Value = str | int | Annotated[float, Field(allow_inf_nan=False)]
+Values = Annotated[list[Value], Field(max_length=MAX_VALUES)]
+
+
+class ColumnFilter(_In):
+    """What an item must have in a column; where several are given, all of them. A missing value is none."""
+
+    any: Values | None = None
+    """At least one of these."""
+    all: Values | None = None
+    """Every one of these; only where items have several, such as genres."""
+    none: Values | None = None
+    """Not one of these."""
+    equals: Value | None = None
+    """This; only where items have one."""
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """At least this, of numbers such as years."""
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """At most this."""
+
+
 class RecommendRequest(_In):
     """Who asks: a known `user`, a `history`, or neither (a stranger, who gets what is popular)."""
 
@@ -45,6 +67,8 @@ class RecommendRequest(_In):
     """Items that must not come."""
     allow: list[Id] | None = Field(None, max_length=MAX_LIST)
     """Only these items may come."""
+    filter: dict[Column, ColumnFilter] = Field({}, max_length=MAX_FILTERS)
+    """By column of the catalogue (`/v1/bundle` names them): only items that meet all of it may come."""
     mode: Literal["auto", "ann", "exact"] = "auto"
     """How to search: approximately, exactly, or as the bundle's measured recall allows."""
 
@@ -151,6 +175,8 @@ class BundleInfo(_Out):
     recall_floor: float
     index: dict[str, Any] | None
     max_k: int
+    columns: list[str]
+    """What a request can filter by."""
 
 
 class Health(_Out):

@@ -14,6 +14,12 @@ def union(*sets: NDArray[np.integer]) -> Items:
     return np.unique(np.concatenate(parts)).astype(np.int32) if parts else np.zeros(0, np.int32)
 
 
+def intersection(one: Items, other: Items) -> Items:
+    """What is in both of two ascending arrays: by looking the shorter one's items up in the longer."""
+    short, long = (one, other) if len(one) <= len(other) else (other, one)
+    return short[contains(long, short)].astype(np.int32)
+
+
 def contains(ascending: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.bool_]:
     """For each item whether it is in an ascending array, by binary search."""
     if not len(ascending):

@@ -11,7 +11,8 @@ from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
 from recsys.retrieval import golden, requests
 from recsys.retrieval.catalogue import Catalogue
-from recsys.retrieval.filters import Items, contains, union, without
+from recsys.retrieval.columns import Columns
+from recsys.retrieval.filters import Items, contains, intersection, union, without
 from recsys.retrieval.requests import Answer, Event, Mode, Request
 from recsys.retrieval.searcher import Found, Query, Searcher
 from recsys.retrieval.topk import nearest
@@ -35,12 +36,14 @@ class Recommender:
         self.bundle = bundle
         self.items = Catalogue(bundle.items)
         self._tastes = Tastes(bundle, self.items, known_until or bundle.manifest.known_until)
+        self._columns = Columns(bundle.items, np.sort(bundle.popular) if bundle.indexed is None else bundle.indexed)
         self._searcher = None if bundle.item_vectors is None else Searcher(bundle)
         golden.check(bundle, self.recommend)
 
     def check(self, request: Request) -> None:
         """Raises RequestError for a request that cannot be answered."""
         requests.check(request)
+        self._columns.check(request.filters)
 
     def recommend(self, asked: Sequence[Request]) -> list[Answer | RequestError]:
         """An answer to each request, in order; in place of a bad request's answer its error, the others being answered."""
@@ -63,6 +66,11 @@ class Recommender:
             taste = Taste(None, reason="the item was not watched in training, so it has no vector")
             return self._answer(query, taste, [], self._popular(query))
         return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases, indexed, item, k), "exact"))
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the catalogue that requests can filter by."""
+        return self._columns.names
 
     def search(self, text: str, limit: int = 20) -> list[dict[str, Any]]:
         """Descriptions of the items whose title holds `text`, most likely meant first."""
@@ -96,7 +104,11 @@ class Recommender:
         exclude_seen = self.bundle.manifest.exclude_seen if request.exclude_seen is None else request.exclude_seen
         seen = taste.seen if exclude_seen else NO_ITEMS
         hidden = union(exclude, seen) if len(exclude) else seen
-        query = Query(taste.vector, request.k, hidden, None if request.allow is None else union(allow), request.mode)
+        allowed = None if request.allow is None else union(allow)
+        if request.filters:
+            met = self._columns.allowed(request.filters)
+            allowed = met if allowed is None else intersection(allowed, met)
+        query = Query(taste.vector, request.k, hidden, allowed, request.mode)
         return query, taste, list(dict.fromkeys([*taste.unknown, *unknown_excluded, *unknown_allowed]))
 
     def _find(self, queries: Sequence[Query]) -> list[Found]:

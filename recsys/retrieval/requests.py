@@ -10,6 +10,7 @@ from recsys.errors import RequestError
 
 Mode = Literal["auto", "ann", "exact"]
 ServedBy = Literal["ann", "exact", "popular"]
+Value = str | int | float | bool
 LARGEST_RATING = 1_000_000  # beyond it scores could overflow
 INT64 = range(-(1 << 63), 1 << 63)
 
@@ -24,12 +25,40 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What an item must have in a column of the catalogue; where several are given, all of them.
+
+    any, all, none: values of which it has at least one, every one, not one; equals: its value; min, max: bounds, within them.
+    An item whose value is missing has none of any.
+    """
+
+    column: str
+    any: tuple[Value, ...] | None = None
+    all: tuple[Value, ...] | None = None
+    none: tuple[Value, ...] | None = None
+    equals: Value | None = None
+    min: float | None = None
+    max: float | None = None
+
+    @property
+    def asked(self) -> set[str]:
+        """Which of them are given."""
+        return {name for name in ("any", "all", "none", "equals", "min", "max") if getattr(self, name) is not None}
+
+    @property
+    def values(self) -> list[Value]:
+        """All that are looked for."""
+        single = [value for value in (self.equals, self.min, self.max) if value is not None]
+        return [*(self.any or ()), *(self.all or ()), *(self.none or ()), *single]
+
+
+@dataclass(frozen=True)
 class Request:
     """Who asks, and for what.
 
     user: a known user's id; history: his events, or those since the bundle if `user` is given too, oldest first; where they
     have times, these order them. Neither: a stranger. exclude_seen: None does what the bundle says; exclude, allow: ids never,
-    or only, to recommend.
+    or only, to recommend; filters: what an item must have besides.
     """
 
     user: str | None = None
@@ -39,6 +68,7 @@ class Request:
     exclude: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
     mode: Mode = "auto"
+    filters: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)

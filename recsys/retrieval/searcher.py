@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
 from recsys.retrieval import ann
-from recsys.retrieval.filters import Items, bucket, compressed, contains, without
+from recsys.retrieval.filters import Items, bucket, compressed, contains, intersection, without
 from recsys.retrieval.requests import ServedBy
 from recsys.retrieval.topk import NOTHING, largest_norm, order, top_k
 
 FEW = 4096  # so many allowed items are scored one by one, faster than anything cleverer
 MOST_FETCHED = 4096  # candidates the index is asked for; a request that hides more is answered exactly
 LEAST_SHARE = 8  # ... or more than an eighth of the index
+BROAD = 4  # ... and, of allowed items, less than a quarter: then exact search over those few is as fast
+SPARE = 1.5  # times the candidates that allowed items would take if they lay evenly
 NARROWED = "so long or so narrowed a list is searched for exactly"
 
 
@@ -59,7 +61,7 @@ class Searcher:
         for size, places in self._by_fetch(queries).items():
             found |= self._ann(queries, places, size)
         for place, query in enumerate(queries):
-            if query.allowed is not None:
+            if query.allowed is not None and place not in found:
                 found[place] = self._among(query)
         missing = [place for place in range(len(queries)) if place not in found]
         for size, places in _grouped(missing, [bucket(queries[place].k) for place in missing]).items():
@@ -70,11 +72,19 @@ class Searcher:
         """Queries for the index, by how many candidates each needs, which depends on nothing but the query."""
         if self._why_exact is not None:
             return {}
-        wanted = [place for place, query in enumerate(queries) if query.mode != "exact" and query.allowed is None]
-        sizes = {place: bucket(ann.candidates(self._report, queries[place].k) + len(queries[place].hidden)) for place in wanted}
+        wanted = [place for place, query in enumerate(queries) if query.mode != "exact" and self._is_broad(query)]
+        sizes = {place: bucket(self._wanted(queries[place])) for place in wanted}
         most = min(MOST_FETCHED, len(self._indexed) // LEAST_SHARE)
         fit = [place for place in wanted if sizes[place] <= most]
         return _grouped(fit, [sizes[place] for place in fit])
+
+    def _is_broad(self, query: Query) -> bool:
+        return query.allowed is None or BROAD * len(query.allowed) >= len(self._indexed)
+
+    def _wanted(self, query: Query) -> int:
+        """Candidates that most likely hold enough of what may be listed."""
+        candidates = ann.candidates(self._report, query.k) + len(query.hidden)
+        return candidates if query.allowed is None else int(candidates * SPARE * len(self._indexed) / len(query.allowed)) + 1
 
     def _ann(self, queries: Sequence[Query], places: list[int], size: int) -> dict[int, Found]:
         """Lists from the index; without those that came out short, which exact search then completes."""
@@ -83,11 +93,15 @@ class Searcher:
         for place, candidates in zip(places, ann.search(self._index, self._report, vectors_BD, size), strict=True):
             query = queries[place]
             kept = without(np.unique(candidates[candidates != NOTHING]), query.hidden)
+            if query.allowed is not None:
+                kept = intersection(kept, query.allowed)
             if len(kept) >= min(query.k, self._eligible(query)):
                 found[place] = Found(*order(_vector(query), self._vectors_ND, kept, query.k), "ann")
         return found
 
     def _eligible(self, query: Query) -> int:
+        if query.allowed is not None:
+            return len(without(intersection(query.allowed, self._indexed), query.hidden))
         return len(self._indexed) - int(contains(self._indexed, query.hidden).sum())
 
     def _exact(self, queries: Sequence[Query], places: list[int], size: int) -> dict[int, Found]:
@@ -105,7 +119,7 @@ class Searcher:
     def _among(self, query: Query) -> Found:
         """The best of the allowed items: the fewer they are, the less it costs, which no index can say."""
         assert query.allowed is not None
-        candidates = without(query.allowed[contains(self._indexed, query.allowed)], query.hidden)
+        candidates = without(intersection(query.allowed, self._indexed), query.hidden)
         if len(candidates) <= FEW:
             return Found(*order(_vector(query), self._vectors_ND, candidates, query.k), "exact", self._reason(query))
         ids_BK, scores_BK = top_k(_vector(query)[None], self._vectors_ND, query.k, allowed=candidates)
