@@ -15,6 +15,7 @@ from recsys.bundle.read import open_bundle
 from recsys.config import IndexConfig
 from recsys.errors import RequestError
 from recsys.retrieval.recommender import Answer, Event, Recommender, Request
+from recsys.retrieval.requests import Condition
 from tests.bundles import SUMMED, planted, write_planted
 
 ITEMS = 600
@@ -106,12 +107,37 @@ def any_request(draw):
         exclude=tuple(draw(items | nearly_all)),
         allow=draw(st.none() | items.map(tuple) | nearly_all.map(tuple)),
         mode=draw(st.sampled_from(["auto", "ann", "exact"])),
+        filters=tuple(draw(st.lists(any_condition(), max_size=2))),
+    )
+
+
+def any_condition():
+    """On the planted years, 1990 + number % 30, and ids: from all items to none."""
+    year = st.integers(1985, 2025)
+    ids = st.lists(st.integers(0, ITEMS).map(lambda item: f"i{item}"), min_size=1, max_size=5).map(tuple)
+    return st.one_of(
+        st.builds(Condition, st.just("year"), min=st.none() | year, max=year),
+        st.builds(Condition, st.just("year"), none=st.lists(year, min_size=1, max_size=3).map(tuple)),
+        st.builds(Condition, st.just("genres"), any=st.sampled_from([("Drama", "Western"), ("Western",)])),
+        st.builds(Condition, st.just("item_id"), any=ids),
+        st.builds(Condition, st.just("item_id"), none=ids),
+    )
+
+
+def meets(item: int, condition: Condition) -> bool:
+    value = {"year": 1990 + item % 30, "genres": "Drama", "item_id": f"i{item}"}[condition.column]
+    return (
+        (condition.any is None or value in condition.any)
+        and (condition.none is None or value not in condition.none)
+        and (condition.min is None or value >= condition.min)
+        and (condition.max is None or value <= condition.max)
     )
 
 
 def eligible(request):
     """By brute force: the items that may be in the answer."""
     allowed = set(range(ITEMS)) if request.allow is None else {int(item[1:]) for item in request.allow}
+    allowed = {item for item in allowed if item < ITEMS and all(meets(item, condition) for condition in request.filters)}
     seen = {int(event.item[1:]) for event in request.history or ()}
     if request.user is not None and int(request.user[1:]) < 40:
         seen |= set(WORLD.seen[int(request.user[1:])].tolist())
@@ -162,6 +188,27 @@ def test_seen_items_come_back_when_asked(flat):
 def test_the_bundle_says_whether_seen_items_are_hidden(tmp_path):
     recommender = Recommender(open_bundle(write_planted(tmp_path, world=WORLD, exclude_seen=False)))
     assert set(WORLD.seen[5].tolist()) <= set(ask(recommender, user="u5", k=ITEMS).items.tolist())
+
+
+def test_filters_narrow_a_list_by_whichever_path_suits(any_index):
+    kind = any_index.bundle.manifest.index.kind
+    broad, narrow = Condition("year", min=1995.0), Condition("year", max=1991.0)
+    for condition, path in ((broad, "exact" if kind == "flat" else "ann"), (narrow, "exact")):
+        answer = ask(any_index, user="u7", k=10, filters=(condition,))
+        assert answer.items.tolist() == [item for item in WORLD.wanted(7, ITEMS) if meets(item, condition)][:10]
+        assert answer.path == path and answer.reason is None
+    stranger = ask(any_index, k=5, filters=(narrow,))
+    popular = [item for item in any_index.bundle.popular.tolist() if meets(item, narrow)]
+    assert stranger.items.tolist() == popular[:5] and stranger.path == "popular"
+
+
+def test_all_but_three_and_all_filtered(any_index):
+    left = WORLD.wanted(7, 3)
+    answer = ask(any_index, user="u7", filters=(Condition("item_id", any=ids(left)),))
+    assert answer.items.tolist() == left and "only 3" in answer.reason
+    for filters in ((Condition("genres", none=("Drama",)),), (Condition("year", min=2000.0), Condition("year", max=1999.0))):
+        answer = ask(any_index, user="u7", filters=filters)
+        assert answer.item_ids == [] and "no eligible item is left" in answer.reason
 
 
 # Invariant 4: the same list in any batch
@@ -277,6 +324,8 @@ def test_evaluation_does_not_know_what_it_scores(flat):
         ({"k": True}, "bad_k"),
         ({"k": 1.5}, "bad_k"),
         ({"mode": "fast"}, "bad_mode"),
+        ({"filters": (Condition("genre", any=("Drama",)),)}, "bad_filter"),
+        ({"filters": (Condition("year"),)}, "bad_filter"),
         ({"user": 5}, "bad_user"),
         ({"exclude": (5,)}, "bad_exclude"),
         ({"exclude": "i1"}, "bad_exclude"),

@@ -51,6 +51,32 @@ def test_exclude_allow_and_exclude_seen_are_obeyed(client: AppClient, world: Pla
     assert seen < set(ids(client.recommend({"user": "u0", "k": 57, "exclude_seen": False}).json()))
 
 
+def test_filters_on_the_catalogues_columns_are_obeyed(client: AppClient, world: Planted) -> None:
+    late = [item for item in world.wanted(0, 60) if 2000 <= 1990 + item % 30 <= 2004]
+    body = {"user": "u0", "k": 60, "filter": {"year": {"min": 2000, "max": 2004.5}, "genres": {"any": ["Drama"]}}}
+    assert ids(client.recommend(body).json()) == [f"i{item}" for item in late]
+    nothing = client.recommend({"filter": {"genres": {"all": ["Drama", "Western"]}}}).json()
+    assert nothing["items"] == [] and nothing["reason"].endswith("no eligible item is left")
+    assert "year" in client.get("/v1/bundle").json()["columns"]
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"genre": {"any": ["Drama"]}}, "no column 'genre'. There are: item_id, title, year, genres, count."),
+        ({"year": {"any": ["2000"]}}, "'2000' should be a number"),
+        ({"year": {}}, "say any, all, none, equals, min or max"),
+        ({"year": {"minimum": 2000}}, "filter.year.minimum"),
+        ({"year": 2000}, "filter.year"),
+        ({"genres": {"any": "Drama"}}, "filter.genres.any"),
+        ([], "filter"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_told(client: AppClient, told: Any, words: str) -> None:
+    response = client.recommend({"user": "u0", "filter": told})
+    assert response.status_code == 422 and words in response.text
+
+
 def test_an_unknown_user_gets_popular_items_marked_so(client: AppClient, recommender: Recommender) -> None:
     popular = [recommender.items.ids[item] for item in recommender.bundle.popular[:10]]
     for body in ({"user": "nobody"}, {}, {"history": []}, {"history": [{"item": "not in the catalogue"}]}):
