@@ -19,7 +19,7 @@ from torch import Tensor
 from cluster import reading, runs, trends
 from cluster.finished import PARTS, Finished, open_finished
 from cluster.measuring import Here
-from recsys.config import BLENDED, LOWER_IS_BETTER, Config, ModelConfig
+from recsys.config import BLENDED, LOWER_IS_BETTER, OF_HISTORIES, Config, ModelConfig
 from recsys.data import schema
 from recsys.data.histories import Histories
 from recsys.errors import ConfigError, DataError
@@ -105,6 +105,9 @@ def _check(opened: Sequence[Finished]) -> None:
                 f"{found.folder}: chosen by {config.train.metric}, {first.folder} by {first.config.train.metric}. "
                 "Train both with the same train.metric, one that ranks."
             )
+    if len(encoders := [found for found in opened if found.config.model.name in OF_HISTORIES]) > 1:
+        names = ", ".join(found.folder.name for found in encoders)
+        raise ConfigError(f"{names}: each has an encoder, and a bundle holds one. Leave all but one of them out.")
     if not first.manifest.segments[schema.VALID]:
         raise DataError(f"{first.dataset}: holds nothing out for validation, so that weights cannot be chosen.")
 

@@ -30,7 +30,7 @@ from recsys.data.histories import Histories
 from recsys.errors import ConfigError
 from recsys.models import MODELS, Popularity
 from recsys.models.base import listed_items
-from recsys.models.blend import Blend
+from recsys.models.blend import Blend, encoder_of, parameters
 from recsys.models.trend import Trend
 from recsys.retrieval import ann
 from recsys.retrieval.fold_in import gram_of
@@ -104,7 +104,7 @@ def export(
     run = Path(run).resolve()
     name = store.plain(name or run.name)
     source = _open(run)
-    _check_encoder(source.config.model.name, encoder or source.config.encoder)
+    _check_encoder(source, encoder or source.config.encoder)
     if refit and source.config.model.name != "popularity":
         source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
     if refit:
@@ -117,8 +117,8 @@ def export(
     if source.config.model.name != "popularity":
         model = source.learnt.model(counts)
         contents = _with_vectors(contents, source, model, counts, index, trend if trend is not None and trend.weight else None)
-        if model.fold_in == "onnx":
-            contents, compared = _with_encoder(contents, model, encoder)
+        if (encodes := encoder_of([model] if model.fold_in != "parts" else model.parts)) is not None:
+            contents, compared = _with_encoder(contents, encodes, encoder)
             finish = partial(_measured, compared=compared, audit_users=index.audit_users)
     return write_bundle(Path(bundles), name, contents, version=version, finish=finish)
 
@@ -191,29 +191,26 @@ def _with_vectors(
         known_user=model.known_user,
         blocks=_blocks(source, model if model.known_user == "table" else None, leans=trend is not None),
     )
-    if model.fold_in == "onnx":
-        return contents
     if isinstance(model, Blend):
         fold_in = FoldIn(kind="parts", parts=tuple(FoldInPart(**part._asdict()) for part in model.folds()))
     else:
-        fold_in = FoldIn(kind=model.fold_in, parameters=model.fold_in_parameters())
+        fold_in = FoldIn(kind=model.fold_in, parameters=parameters(model))
     return replace(contents, fold_in=fold_in, gram=gram_of(learnt, indexed) if fold_in.needs_gram else None)
 
 
 def _with_encoder(contents: BundleContents, model: Any, wanted: EncoderConfig) -> tuple[BundleContents, Compared]:
-    """A model whose encoder is fed with other rows than its item vectors has `item_inputs()`: [N, I]."""
+    """model: what has the encoder, of a blend its part. If it is fed with other rows than item vectors, these are
+    `item_inputs()`: [N, I]."""
     from cluster import encoder_export  # ONNX takes half a second to import
     from cluster.encoder_smaller import as_bytes
     from recsys.models.pruning import pruned
 
-    assert contents.item_vectors is not None
     inputs = _numpy(model.item_inputs()) if hasattr(model, "item_inputs") else None
-    width = (contents.learnt_dim or contents.item_vectors.shape[1]) if inputs is None else inputs.shape[1]
-    parameters = model.fold_in_parameters() | {"max_length": model.max_length}
+    width = model.item_vectors().shape[1] if inputs is None else inputs.shape[1]
     smaller = pruned(model, wanted.pruned) if wanted.pruned else model
     plain = encoder_export.to_onnx(smaller, width)
     content = as_bytes(plain) if wanted.storage == "int8" else plain
-    made = replace(contents, fold_in=FoldIn(kind="onnx", parameters=parameters), encoder=content, item_inputs=inputs)
+    made = replace(contents, encoder=content, item_inputs=inputs)
 
     def compared(bundle: Bundle) -> EncoderReport:
         report = encoder_export.compare(bundle, smaller, None if content is plain else plain, model if wanted.pruned else None)
@@ -227,10 +224,12 @@ def _measured(bundle: Bundle, *, compared: Compared, audit_users: int) -> dict[s
     return {"encoder": compared(bundle), **measure(bundle, audit_users)}
 
 
-def _check_encoder(model: str, wanted: EncoderConfig) -> None:
+def _check_encoder(source: _Source, wanted: EncoderConfig) -> None:
     """Raises ConfigError where a smaller encoder is asked for of a model that has none."""
-    if wanted != EncoderConfig() and getattr(MODELS.get(model), "fold_in", None) != "onnx":
-        raise ConfigError(f"encoder.storage, encoder.pruned: {model} has no encoder. Leave them out.")
+    name = source.config.model.name
+    names = [part["model"] for part in source.result.get(PARTS, ())] or [name]
+    if wanted != EncoderConfig() and not any(getattr(MODELS[each], "fold_in", None) == "onnx" for each in names):
+        raise ConfigError(f"encoder.storage, encoder.pruned: {name} has no encoder. Leave them out.")
 
 
 def _items(dataset: Path, counts: NDArray[np.int64], trend: Trend | None) -> pa.Table:
@@ -258,7 +257,7 @@ def _user_vectors(model: Any, histories: Histories, file: UserFile, border: str,
     """[B, D] from the table; zeros for users it never learnt, who are answered from their histories."""
     known = histories.trained_until(border).segment(schema.TRAIN)
     known = replace(known, user=known.user.copy(), valid_from=known.valid_from.copy())  # torch wants writable arrays
-    vectors = _numpy(model.user_vectors(known))
+    vectors = _numpy(model.table_vectors(known) if isinstance(model, Blend) else model.user_vectors(known))
     if leans:
         vectors = with_column(vectors, np.ones(len(vectors), np.float32))
     learnt = (known.lengths > 0) & (file.role in (schema.ALL, schema.TRAIN))

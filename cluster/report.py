@@ -64,7 +64,7 @@ def bundle_rows(folder: Path) -> list[tuple[str, Any]]:
             ("milliseconds a query", f"{index.ann_ms:.3f} (exact {index.exact_ms:.3f})"),
         ]
     if (encoder := manifest.encoder) is not None:
-        longest = f"{manifest.fold_in.parameters['max_length']:.0f}"
+        longest = f"{manifest.encoded_part.parameters['max_length']:.0f}"
         rows += [
             ("encoder against the model", f"{encoder.difference:.1e} apart at most ({encoder.histories} histories)"),
             *_smaller(encoder),

@@ -32,8 +32,8 @@ LOSSES = {
     "two_tower": ("softmax",),
 }
 
-# Models that can be part of a blend: of orders, and with fold-ins that need no encoder.
-BLENDED = ("mf", "ials", "spectral")
+# Models that can be part of a blend, where they learn an order; a bundle holds one encoder, and so a blend.
+BLENDED = ("mf", "ials", "spectral", "sasrec", "two_tower")
 
 # Models that are fed whole users. A step is so many of them, of the others so many positives, where nothing is set.
 OF_HISTORIES = ("sasrec", "two_tower")

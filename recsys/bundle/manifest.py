@@ -115,19 +115,23 @@ class TrendReport(_Part):
 
 
 class FoldInPart(_Part):
-    """Of a blend: how its vectors in dimensions [first, last) are made, then taken times `weight`; the rest as in `FoldIn`."""
+    """Of a blend: how its vectors in dimensions [first, last) are made, then taken times `weight`; the rest as in `FoldIn`.
 
-    kind: Literal["ridge", "softmax", "sum"]
+    known: where a known user's come from: user_vectors.npy, or his history, and then the table has zeros there.
+    """
+
+    kind: Literal["ridge", "softmax", "sum", "onnx"]
     parameters: dict[str, float]
     first: int = Field(ge=0)
     last: int = Field(gt=0)
     weight: float
+    known: Literal["table", "history"]
 
 
 class FoldIn(_Part):
     """How a history becomes a vector: `ridge` solves (weight·G + VᵀV + ridge·I) u = Vᵀt over the history's items, `softmax`
     descends the loss that training had, `sum` adds up their vectors, weighted by how often items are watched, `onnx` runs an
-    encoder over its last `max_length` items, `parts` puts the vectors of several of the first three side by side, `none` is for
+    encoder over its last `max_length` items, `parts` puts the vectors of several side by side, `none` is for
     models without vectors. `recsys.retrieval.fold_in`, `.softmax_fold_in` and `.sum_fold_in` have the formulas, `.encoder` what
     an encoder is given."""
 
@@ -139,6 +143,11 @@ class FoldIn(_Part):
     def needs_gram(self) -> bool:
         """Whether anything is solved."""
         return "ridge" in (self.kind, *(part.kind for part in self.parts))
+
+    @property
+    def encodes(self) -> bool:
+        """Whether anything is encoded."""
+        return "onnx" in (self.kind, *(part.kind for part in self.parts))
 
 
 class Manifest(_Part):
@@ -172,6 +181,24 @@ class Manifest(_Part):
     encoder: EncoderReport | None = None
     golden: tuple[GoldenQuery, ...]
     files: dict[str, FileEntry]
+
+    @property
+    def whole_part(self) -> FoldInPart:
+        """How a model that is no blend folds in, as the only part of one."""
+        told, known = self.fold_in, "table" if self.known_user == "table" else "history"
+        return FoldInPart(
+            kind=told.kind,
+            parameters=told.parameters,
+            first=0,
+            last=self.learnt,
+            weight=1.0,
+            known=known,
+        )
+
+    @property
+    def encoded_part(self) -> FoldInPart:
+        """What the encoder makes. Only of a bundle that has one."""
+        return next((part for part in self.fold_in.parts if part.kind == "onnx"), None) or self.whole_part
 
     @property
     def learnt(self) -> int:

@@ -221,7 +221,9 @@ def _cross_check(bundle: Bundle) -> None:
     told = [0, *ends, manifest.learnt]
     if (manifest.fold_in.kind == "parts") != bool(ends) or (ends and (told[::2] != told[1::2] or ends != sorted(ends))):
         raise BundleError(f"{bundle.folder}: parts of a blend that do not lie side by side. Export again.")
-    encodes = manifest.fold_in.kind == "onnx"
+    if sum(part.kind == "onnx" for part in manifest.fold_in.parts) > 1:
+        raise BundleError(f"{bundle.folder}: a blend of two encoders, where a bundle holds one. Export again.")
+    encodes = manifest.fold_in.encodes
     if (bundle.encoder is not None) != encodes or (bundle.item_inputs is not None and not encodes):
         raise BundleError(f"{bundle.folder}: fold-in by an encoder without it, or the reverse. Export again.")
     leans = manifest.trend is not None and manifest.trend.weight > 0

@@ -11,19 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recsys.data import schema
 from recsys.data.histories import Histories
 from recsys.models.base import listed_items
 
 
 class Part(NamedTuple):
-    """How a part folds in, and where it stands: dimensions [first, last), of users times weight."""
+    """How a part folds in, and where it stands: dimensions [first, last), of users times weight. known: `Model.known_user`."""
 
     kind: str
     parameters: dict[str, float]
     first: int
     last: int
     weight: float
+    known: str
 
 
 class Blend(nn.Module):
@@ -44,8 +44,13 @@ class Blend(nn.Module):
         return torch.cat([part.item_vectors().float() for part in self.parts], dim=1)
 
     def user_vectors(self, histories: Histories) -> Tensor:
-        """[B, D], each part's times its weight: of train events, as a bundle keeps them, also where a part looks further."""
-        return self.side_by_side([part.user_vectors for part in self.parts], histories.until(schema.VALID))
+        """[B, D], each part's times its weight."""
+        return self.side_by_side([part.user_vectors for part in self.parts], histories)
+
+    def table_vectors(self, histories: Histories) -> Tensor:
+        """[B, D] of the parts that keep a table of users; zeros for those that know users by their histories."""
+        makers = [part.user_vectors if part.known_user == "table" else _nothing(part) for part in self.parts]
+        return self.side_by_side(makers, histories)
 
     def side_by_side(self, makers: Sequence[Callable[[Histories], Tensor]], histories: Histories) -> Tensor:
         """[B, D] of what makes each part's user vectors."""
@@ -56,6 +61,22 @@ class Blend(nn.Module):
         """How a history becomes a vector: part by part."""
         ends = np.cumsum([part.item_vectors().shape[1] for part in self.parts]).tolist()
         return [
-            Part(part.fold_in, part.fold_in_parameters(), first, last, weight)
+            Part(part.fold_in, parameters(part), first, last, weight, part.known_user)
             for part, first, last, weight in zip(self.parts, [0, *ends], ends, self.weights, strict=False)
         ]
+
+
+def encoder_of(parts: Sequence[Any]) -> Any:
+    """The part that has an encoder, or None."""
+    return next((part for part in parts if part.fold_in == "onnx"), None)
+
+
+def parameters(model: Any) -> dict[str, float]:
+    """What folding in needs of a model, an encoder's window included."""
+    told: dict[str, float] = model.fold_in_parameters()
+    return told | {"max_length": model.max_length} if model.fold_in == "onnx" else told
+
+
+def _nothing(part: Any) -> Callable[[Histories], Tensor]:
+    width = part.item_vectors().shape[1]
+    return lambda histories: torch.zeros(len(histories), width)

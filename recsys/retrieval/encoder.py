@@ -23,7 +23,8 @@ Floats = NDArray[np.float32]
 
 
 class Encoder:
-    """What a history says: [D], whose inner product with an item's learnt vector is its score. Threads may share it.
+    """What a history says, of a blend its part: [D], whose inner product with an item's learnt vector is its score. Threads may
+    share it.
 
     Each history is encoded alone and at its own length. Together they would be padded, or be products of other shapes that
     round otherwise, and a list would depend on who else asked. It would gain little: one thread per replica is busy either way.
@@ -33,12 +34,13 @@ class Encoder:
         """Raises BundleError where the encoder cannot be run or does not fit the bundle."""
         assert bundle.encoder is not None and bundle.item_vectors is not None and bundle.indexed is not None
         self._path = bundle.folder / ENCODER
-        self._inputs_NI = bundle.learnt_vectors if bundle.item_inputs is None else bundle.item_inputs
+        part = bundle.manifest.encoded_part
+        self._inputs_NI = bundle.learnt_vectors[:, part.first : part.last] if bundle.item_inputs is None else bundle.item_inputs
         self._known = np.zeros(len(self._inputs_NI), bool)
         self._known[bundle.indexed] = True
-        self.max_length = int(bundle.manifest.fold_in.parameters.get("max_length", 0))
+        self.max_length = int(part.parameters.get("max_length", 0))
         self._session = self._start(bundle.encoder)
-        self._check(bundle.manifest.learnt)
+        self._check(part.last - part.first)
         self._remembered = lru_cache(REMEMBERED)(self.encode)
 
     def __call__(self, items: NDArray[np.int32]) -> Floats | None:

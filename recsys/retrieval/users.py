@@ -4,7 +4,7 @@ Shapes: E events of a history, N items, D dimensions.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,16 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
-from recsys.data import schema
 from recsys.errors import RequestError
 from recsys.retrieval.catalogue import Catalogue
-from recsys.retrieval.encoder import Encoder
-from recsys.retrieval.filters import Items, contains, union
-from recsys.retrieval.fold_in import fold_in
+from recsys.retrieval.filters import Items, union
+from recsys.retrieval.folding import History, parts_of
 from recsys.retrieval.leaning import whole
 from recsys.retrieval.requests import Event
-from recsys.retrieval.softmax_fold_in import SoftmaxFoldIn
-from recsys.retrieval.sum_fold_in import SumFoldIn
 
 NO_ITEMS = np.zeros(0, np.int32)
 
@@ -51,8 +47,7 @@ class Tastes:
     def __init__(self, bundle: Bundle, items: Catalogue, known_until: str) -> None:
         """Raises BundleError where the encoder does not fit."""
         self._bundle, self._items, self._known_until = bundle, items, known_until
-        self._encoder = None if bundle.encoder is None else Encoder(bundle)
-        self._folds = _folds(bundle)
+        self._parts = parts_of(bundle)
 
     def of(self, user_id: str | None, history: Sequence[Event] | None) -> Taste:
         """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
@@ -63,8 +58,7 @@ class Tastes:
         if row is None:
             return Taste(None, reason="no user and no history was given" if user_id is None else "the user is unknown")
         stored = self._stored(row)
-        vector = None if self._bundle.user_vectors is None else self._bundle.user_vectors[row]
-        if vector is not None and vector.any():
+        if (vector := self._of_table(row, stored)) is not None:
             return Taste(vector, union(self._bundle.histories.item[stored]))
         return self._folded(
             self._bundle.histories.item[stored], self._bundle.histories.rating[stored], "nothing is known of the user"
@@ -106,66 +100,31 @@ class Tastes:
         return self._bundle.manifest.fold_in.parameters.get("mean", 1.0) if rating is None else rating
 
     def _folded(self, items: Items, ratings: NDArray[np.float32], why_not: str) -> Taste:
-        bundle, seen = self._bundle, union(items)
+        seen = union(items)
         if not len(items):
             return Taste(None, seen, why_not)
-        if bundle.item_vectors is None:
+        if self._bundle.item_vectors is None:
             return Taste(None, seen)
-        vector = self._solved(items, ratings) if self._encoder is None else self._encoder(self._as_trained(items))
-        if vector is None:
+        history = History(self._bundle, items, ratings)
+        vectors = [part.vector(history) for part in self._parts]
+        if all(vector is None for vector in vectors):
             return Taste(None, seen, "no item of the history was watched in training")
-        return Taste(whole(vector, bundle.manifest.dim), seen)
+        made = [part.nothing if vector is None else vector for part, vector in zip(self._parts, vectors, strict=True)]
+        return Taste(whole(made[0] if len(made) == 1 else np.concatenate(made), self._bundle.manifest.dim), seen)
 
-    def _solved(self, items: Items, ratings: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Each item once, with its last rating, ascending: the order of a history cannot move a rounding."""
-        bundle = self._bundle
-        assert bundle.indexed is not None
-        last = _last_of_each(items)
-        items, ratings = items[last], ratings[last]
-        usable = contains(bundle.indexed, items)
-        if not usable.any():
+    def _of_table(self, row: int, stored: slice) -> NDArray[np.float32] | None:
+        """[D] what the table says of a known user, and of the parts that know users by their histories, what these say."""
+        if self._bundle.user_vectors is None or not self._bundle.user_vectors[row].any():
             return None
-        vectors = [fold(items[usable], ratings[usable]) for fold in self._folds]
-        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
-
-    def _as_trained(self, items: Items) -> Items:
-        """In order; where the dataset keeps no repeats, an item that comes again moves to its last place."""
-        return items[np.sort(_last_of_each(items))] if self._bundle.manifest.exclude_seen else items
-
-
-Fold = Callable[[Items, NDArray[np.float32]], NDArray[np.float32]]
-
-
-def _folds(bundle: Bundle) -> list[Fold]:
-    """What turns items with their ratings, each once and ascending, into a vector, or into the parts of one."""
-    told, learnt = bundle.manifest.fold_in, bundle.manifest.learnt
-    if told.kind in ("onnx", "none"):
-        return []
-    whole_one: tuple[str, dict[str, float], slice, float] = (told.kind, told.parameters, slice(0, learnt), 1.0)
-    parts: list[tuple[str, dict[str, float], slice, float]] = [
-        (part.kind, part.parameters, slice(part.first, part.last), part.weight) for part in told.parts
-    ]
-    return [_fold(bundle, *part) for part in parts or [whole_one]]
-
-
-def _fold(bundle: Bundle, kind: str, parameters: dict[str, float], dims: slice, weight: float) -> Fold:
-    vectors, indexed, times = bundle.learnt_vectors[:, dims], bundle.indexed, np.float32(weight)
-    assert indexed is not None
-    if kind == "softmax":
-        descent = SoftmaxFoldIn(vectors, indexed, parameters)
-        return lambda items, ratings: descent(items) * times
-    if kind == "sum":
-        counts = bundle.items.column(schema.COUNT).to_numpy()
-        added = SumFoldIn(vectors, counts, parameters)
-        return lambda items, ratings: added(items) * times
-    assert bundle.gram is not None
-    gram = bundle.gram[dims, dims]
-
-    def solved(items: Items, ratings: NDArray[np.float32]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = fold_in(vectors, np.array([0, len(items)]), items, ratings, gram, parameters)[0]
-        return found * times
-
-    return solved
+        vector: NDArray[np.float32] = self._bundle.user_vectors[row]
+        if not (live := [part for part in self._parts if part.known == "history"]):
+            return vector
+        vector = vector.copy()
+        history = History(self._bundle, self._bundle.histories.item[stored], self._bundle.histories.rating[stored])
+        for part in live:
+            made = part.vector(history)
+            vector[part.dims] = part.nothing if made is None else made
+        return vector
 
 
 def _by_time(history: Sequence[Event]) -> list[Event]:
@@ -173,9 +132,3 @@ def _by_time(history: Sequence[Event]) -> list[Event]:
     latest: float = -math.inf
     times = [latest := latest if event.time is None else event.time for event in history]
     return [event for _, event in sorted(zip(times, history, strict=True), key=lambda timed: timed[0])]
-
-
-def _last_of_each(items: Items) -> NDArray[np.intp]:
-    """Where each item is for the last time, by ascending item."""
-    from_end: NDArray[np.intp] = np.unique(items[::-1], return_index=True)[1]
-    return len(items) - 1 - from_end

@@ -55,7 +55,14 @@ def test_unknown_fields_are_refused(bundle):
 
 
 def part(first: int, last: int, kind: str = "sum") -> dict:
-    return {"kind": kind, "parameters": {"smoothing": 1.0, "power": 0.5}, "first": first, "last": last, "weight": 1.0}
+    return {
+        "kind": kind,
+        "parameters": {"smoothing": 1.0, "power": 0.5},
+        "first": first,
+        "last": last,
+        "weight": 1.0,
+        "known": "table",
+    }
 
 
 @pytest.mark.parametrize(
@@ -70,6 +77,7 @@ def part(first: int, last: int, kind: str = "sum") -> dict:
             "parts of a blend that do not lie side by side",
         ),
         ({"fold_in": {"kind": "parts", "parts": [part(0, 2, "ridge")]}}, "parts of a blend that do not lie side by side"),
+        ({"fold_in": {"kind": "parts", "parts": [part(0, 4, "onnx"), part(4, 8, "onnx")]}}, "Gram|two encoders"),
         ({"fold_in": {"kind": "parts", "parts": [part(2, 0, "ridge"), part(0, 2)]}}, "do not lie side by side|greater than"),
     ],
 )

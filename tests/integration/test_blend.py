@@ -22,8 +22,8 @@ from tests.datasets import last_two_held_out, planted_histories, write_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
-MODELS = ("mf", "ials", "spectral")
-SETTINGS = ("model.dim=6", "train.threads=1", "train.epochs=4", "train.batch_size=512", "cluster.readers=1")
+MODELS = {"mf": (), "ials": (), "spectral": (), "sasrec": ("model.max_length=12", "model.blocks=1", "train.batch_size=16")}
+SETTINGS = ("model.dim=6", "train.threads=1", "train.epochs=4", "cluster.readers=1")
 
 
 def noisy() -> Histories:
@@ -49,7 +49,7 @@ def settings(root: Path, *more: str) -> Config:
 
 @pytest.fixture(scope="module")
 def parts(root, dataset) -> list[RunResult]:
-    return [train(dataset, settings(root, f"model.name={name}"), name=name) for name in MODELS]
+    return [train(dataset, settings(root, f"model.name={name}", *more), name=name) for name, more in MODELS.items()]
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +84,19 @@ def test_run_and_bundle_are_worth_the_same_and_what_was_told(root, blended):
 
 def test_a_newcomer_is_folded_in_part_by_part(root, blended):
     bundle = open_bundle(export(blended, root / "bundles"))
-    recommender, folds = Recommender(bundle), bundle.manifest.fold_in.parts
-    assert [part.kind for part in folds] == ["softmax", "ridge", "sum"]
+    folds = bundle.manifest.fold_in.parts
+    assert [part.kind for part in folds] == ["softmax", "ridge", "sum", "onnx"]
+    assert [part.known for part in folds] == ["table", "table", "history", "history"]
     ids = bundle.items.column("item_id").to_pylist()
+    recommender = Recommender(bundle, known_until="valid")
     for user in (0, 7):
         events = bundle.histories.events(user, "valid")
         taste = recommender.taste(None, [Event(ids[item]) for item in bundle.histories.item[events]])
-        known = bundle.user_vectors[user]
-        for part in folds[1:]:  # these two fold in what their tables hold
-            np.testing.assert_allclose(
-                taste.vector[part.first : part.last], known[part.first : part.last], rtol=2e-3, atol=1e-3
-            )
+        known = recommender.taste(f"u{user}").vector
+        for part in folds[1:]:  # these fold in what their tables hold, or have none
+            dims = slice(part.first, part.last)
+            np.testing.assert_allclose(taste.vector[dims], known[dims], rtol=2e-3, atol=1e-3)
+            assert bundle.user_vectors[user][dims].any() == (part.known == "table")
         likeness = taste.vector @ known / np.linalg.norm(taste.vector) / np.linalg.norm(known)
         assert likeness > 0.8
     assert len(recommender.similar(ids[3], k=5).items) == 5
@@ -102,7 +104,7 @@ def test_a_newcomer_is_folded_in_part_by_part(root, blended):
 
 def test_a_refit_refits_every_part(root, blended):
     bundle = open_bundle(export(blended, root / "refits", refit=True))
-    assert bundle.manifest.vectors_from == ("train", "valid", "test") and len(bundle.manifest.fold_in.parts) == 3
+    assert bundle.manifest.vectors_from == ("train", "valid", "test") and len(bundle.manifest.fold_in.parts) == 4
     refits = read_json(root / "runs" / "all-refit" / "result.json")
     assert [Path(part["run"]).name for part in refits["parts"]] == [f"{name}-refit" for name in MODELS]
     with pytest.raises(DataError, match="nothing is left to score"):
@@ -124,6 +126,9 @@ def test_what_cannot_be_blended_is_refused_by_name(root, dataset, parts):
     rates = train(dataset, settings(root, "model.loss=mse", "train.metric=rmse"), name="rates").folder
     with pytest.raises(ConfigError, match=r"rates: mf \(mse\) can be no part"):
         blend([first, rates], root / "runs")
+    two = train(dataset, settings(root, "model.name=sasrec", *MODELS["sasrec"], "train.seed=1"), name="two").folder
+    with pytest.raises(ConfigError, match="sasrec, two: each has an encoder"):
+        blend([parts[3].folder, two, first], root / "runs")
     other = train(dataset, settings(root, "model.name=ials", "train.metric=hr@10"), name="other").folder
     with pytest.raises(ConfigError, match="chosen by hr@10"):
         blend([first, other], root / "runs")

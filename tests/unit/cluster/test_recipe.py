@@ -154,7 +154,7 @@ def test_a_blend_has_parts_with_settings_of_their_own(tmp_path):
     ("old", "new", "message"),
     [
         ('name = "two"', 'name = "one"', "two parts or more, of different names"),
-        ('name = "ials"', 'name = "sasrec"', "part two: a part is one of mf, ials, spectral"),
+        ('name = "ials"', 'name = "bpmf"', "part two: a part is one of mf, ials, spectral|not measured"),
         ('name = "mf"', 'name = "mf", loss = "mse"', "part one: a part is one of"),
         ("train.epochs = 3", 'train.metric = "hr@7"', "part two: a part is one of .* chosen by the recipe's train.metric"),
         ("train.epochs = 3", "train.epoch = 3", r"no setting train\.epoch\. Did you mean epochs\?"),
