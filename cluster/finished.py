@@ -45,9 +45,13 @@ class Finished:
         """The model of its best epoch, or the blend of those it is made of. counts: [N] events of each item it learnt from."""
         if PARTS not in self.result:
             return best_model(self.folder, self.config, self.dataset, self.manifest, counts)
-        parts = [open_finished(Path(part["run"]), self.dataset) for part in self.result[PARTS]]
+        parts = [open_finished(self._part(part["run"]), self.dataset) for part in self.result[PARTS]]
         weights = [part["weight"] for part in self.result[PARTS]]
         return Blend([part.model(counts) for part in parts], weights, counts).eval()
+
+    def _part(self, run: str) -> Path:
+        """Where it lay, or beside the blend: a folder of runs may have moved."""
+        return Path(run) if Path(run).is_dir() else self.folder.parent / Path(run).name
 
     def trend(self, files: Sequence[UserFile], border: str, counts: NDArray[np.int64]) -> Trend | None:
         """What its lists lean to, of the events before a border. files: of `trained_until`; counts: [N] of these events."""
