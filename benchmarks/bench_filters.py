@@ -2,8 +2,8 @@
 
 python benchmarks/bench_filters.py [--items 100000] [--queries 200] [--smoke]
 
-One query at a time, one thread, HNSW with the settings of a bundle. The allowed items are drawn at random (`even`), or those nearest to a
-direction that has nothing to do with the query (`lumpy`, as a genre is): there over-fetching finds fewer than it should.
+One query at a time, one thread, HNSW with the settings of a bundle. The allowed items are drawn at random (`even`), or those
+nearest to a direction that has nothing to do with the query (`lumpy`, as a genre is), of which over-fetching finds fewer.
 """
 
 import argparse
@@ -124,9 +124,10 @@ def describe(rows: list[tuple[Any, ...]], options: argparse.Namespace) -> str:
     headers = ("allowed", "share", "exact ms", "over-fetch ms", "selector ms", "its recall@10", "selector's", "short")
     shown = [(kind, share, *(round(value, 3) for value in rest)) for kind, share, *rest in rows]
     return f"""
-`python benchmarks/bench_filters.py`: top {K} of the allowed among {options.items:,} items of {options.dim} dimensions, one query at a time on one
-thread, medians of {options.queries}. Over-fetching asks HNSW for {SPARE} times what the share says and drops the rest; `short` is how often fewer
-than {K} were left, which exact search then completes. `even` items are drawn at random, `lumpy` ones lie on one side, as a genre's do.
+`python benchmarks/bench_filters.py`: top {K} of the allowed among {options.items:,} items of {options.dim} dimensions, one
+query at a time on one thread, medians of {options.queries}. Over-fetching asks HNSW for {SPARE} times what the share says and
+drops the rest; `short` is how often fewer than {K} were left, which exact search then completes. `even` items are drawn at
+random, `lumpy` ones lie on one side, as a genre's do.
 
 {table(headers, shown)}
 """
