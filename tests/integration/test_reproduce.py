@@ -215,7 +215,7 @@ def test_a_recipe_is_made_seed_by_seed_and_never_twice(root, text, capsys):
     assert [trial["seed"] for trial in trials] == [1, 2]
     assert not any("seed 1 " in note for note in second.notes)  # done before
     assert second.epochs == trials[1]["epochs"] + trials[1]["best_epoch"]
-    assert "seed 2 (2 of 2): choosing on validation" in second.notes[0]
+    assert "seed 2 (2 of 2): choosing mf on validation" in second.notes[0]
     results = [json.loads(path.read_text()) for path in work.glob("tiny/runs/*/result.json")]
     assert sorted(told["trained_until"] for told in results) == ["test", "test", "valid", "valid"]
     assert all(told["test"] == {} for told in results)  # no training has looked

@@ -58,7 +58,7 @@ def dataset(root) -> Path:
     return root / "moving"
 
 
-@pytest.fixture(scope="module", params=["mf", "ials", "spectral"])
+@pytest.fixture(scope="module", params=["mf", "spectral"])
 def run(root, dataset, request) -> RunResult:
     return train(dataset, settings(root, f"model.name={request.param}"), name=request.param)
 
