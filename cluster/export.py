@@ -1,6 +1,6 @@
 """From a run's best checkpoint and its dataset to a published bundle; users stream through, a row group at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -104,7 +104,8 @@ def export(
     run = Path(run).resolve()
     name = store.plain(name or run.name)
     source = _open(run)
-    _check_encoder(source, encoder or source.config.encoder)
+    parts = [part["model"] for part in source.result.get(PARTS, ())]
+    _check_encoder(source.config.model.name, encoder or source.config.encoder, parts)
     if refit and source.config.model.name != "popularity":
         source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
     if refit:
@@ -224,12 +225,10 @@ def _measured(bundle: Bundle, *, compared: Compared, audit_users: int) -> dict[s
     return {"encoder": compared(bundle), **measure(bundle, audit_users)}
 
 
-def _check_encoder(source: _Source, wanted: EncoderConfig) -> None:
-    """Raises ConfigError where a smaller encoder is asked for of a model that has none."""
-    name = source.config.model.name
-    names = [part["model"] for part in source.result.get(PARTS, ())] or [name]
-    if wanted != EncoderConfig() and not any(getattr(MODELS[each], "fold_in", None) == "onnx" for each in names):
-        raise ConfigError(f"encoder.storage, encoder.pruned: {name} has no encoder. Leave them out.")
+def _check_encoder(model: str, wanted: EncoderConfig, parts: Sequence[str] = ()) -> None:
+    """Raises ConfigError where a smaller encoder is asked for of a model, or of a blend of `parts`, that has none."""
+    if wanted != EncoderConfig() and not any(getattr(MODELS[each], "fold_in", None) == "onnx" for each in parts or [model]):
+        raise ConfigError(f"encoder.storage, encoder.pruned: {model} has no encoder. Leave them out.")
 
 
 def _items(dataset: Path, counts: NDArray[np.int64], trend: Trend | None) -> pa.Table:
