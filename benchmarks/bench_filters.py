@@ -13,7 +13,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-from bench_exact import unit
 from common import publish, table
 from threadpoolctl import threadpool_limits
 
@@ -62,6 +61,10 @@ def data(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
         unit(centres[rng.integers(0, 50, n)] + rng.standard_normal((n, options.dim))) for n in (options.items, options.queries)
     )
     return next(found), next(found)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def drawn(kind: str, share: float, items: np.ndarray) -> np.ndarray:
