@@ -18,7 +18,7 @@ from recsys.retrieval.topk import NOTHING, largest_norm, order, top_k
 FEW = 4096  # so many allowed items are scored one by one, faster than anything cleverer
 MOST_FETCHED = 4096  # candidates the index is asked for; a request that hides more is answered exactly
 LEAST_SHARE = 8  # ... or more than an eighth of the index
-BROAD = 2  # ... or whose allowed items are less than half: too many of those near may be filtered out (docs/benchmarks/filters.md)
+BROAD = 2  # ... or whose allowed items are less than half: more of the best may be filtered out (docs/benchmarks/filters.md)
 SPARE = 1.5  # times the candidates that allowed items would take if they lay evenly
 NARROWED = "so long or so narrowed a list is searched for exactly"
 
