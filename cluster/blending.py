@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cluster import reading, runs, trends
 from cluster.finished import PARTS, Finished, open_finished
-from cluster.measuring import Here
+from cluster.measuring import Here, measured
 from recsys.config import BLENDED, LOWER_IS_BETTER, OF_HISTORIES, Config, ModelConfig
 from recsys.data import schema
 from recsys.data.histories import Histories
@@ -31,9 +31,6 @@ ASKED = 5_000
 
 # Of a part's scores, whose spread is made that of the best part's; 0 leaves it out. Then once more about what was best.
 TIMES, FINER = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5), (0.6, 0.8, 1.25, 1.6)
-
-MEASURED = ("metrics", "popularity", "test", "test_popularity", "people", "strangers")
-"""What of a result.json was measured."""
 
 OnNote = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -78,8 +75,8 @@ def blend_of_refits(folder: Path, refits: Sequence[Path], name: str) -> Path:
     parts = [part | {"run": str(found.folder)} for part, found in zip(result[PARTS], opened, strict=True)]
     made = folder.parent / name
     made.mkdir(exist_ok=True)
-    measured: dict[str, Any] = {key: {} for key in MEASURED}
-    told = {**result, **measured, PARTS: parts, "refit": True, "trained_until": opened[0].result["trained_until"]}
+    kept = {name: value for name, value in result.items() if name not in ("random", "test_random")}
+    told = {**kept, **measured(None, None), PARTS: parts, "refit": True, "trained_until": opened[0].result["trained_until"]}
     asked = runs.read_json(folder / runs.CONFIG) or {}
     epochs = opened[0].result["epochs"]
     runs.write_json(made / runs.CONFIG, {**asked, PARTS: [part["run"] for part in parts], "refit_epochs": epochs})
@@ -163,12 +160,7 @@ def _result(here: Here, valid: RankingSums, test: RankingSums | None) -> dict[st
         "teacher": None,
         "epochs": 0,
         "best_epoch": 0,
-        "metrics": valid.metrics(),
-        "popularity": valid.popularity_metrics(),
-        "test": test.metrics() if test else {},
-        "test_popularity": test.popularity_metrics() if test else {},
-        "people": {name: sums.people() for name, sums in ((schema.VALID, valid), (schema.TEST, test)) if sums},
-        "strangers": test.stranger_metrics() if test else {},
+        **measured(valid, test),
     }
 
 

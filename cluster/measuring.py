@@ -129,3 +129,22 @@ class Here:
             ranked=candidates(listed_items(model, self.item_counts), self.item_counts, self.manifest.split),
             **more,
         )
+
+
+def measured(valid: RankingSums | None, test: RankingSums | None) -> dict[str, Any]:
+    """What result.json says of a run's lists, and of popularity's and strangers' beside them."""
+    return {
+        "metrics": valid.metrics() if valid else {},
+        "popularity": valid.popularity_metrics() if valid else {},
+        "test": test.metrics() if test else {},
+        "test_popularity": test.popularity_metrics() if test else {},
+        **_by_chance(random=valid, test_random=test),
+        "people": {name: sums.people() for name, sums in ((schema.VALID, valid), (schema.TEST, test)) if sums},
+        "strangers": test.stranger_metrics() if test else {},
+    }
+
+
+def _by_chance(**sums: RankingSums | None) -> dict[str, dict[str, float]]:
+    """What orders by chance are worth, where that was counted."""
+    found = {name: each.random_metrics() for name, each in sums.items() if each}
+    return {name: told for name, told in found.items() if told}

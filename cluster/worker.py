@@ -10,6 +10,7 @@ import ray.train
 
 from cluster import alternation, resuming, runs, teaching, trends, warm, watchdog
 from cluster.keeper import Keeper, Stopped
+from cluster.measuring import measured
 from cluster.share import Share
 from cluster.task import Task
 from recsys.data import schema
@@ -186,17 +187,5 @@ def _result(share: Share, state: TrainState | None, valid: RankingSums | None, t
         "teacher": str(share.task.teacher) if share.task.teacher else None,
         "epochs": epochs,
         "best_epoch": state.stopping.best_epoch + 1 if state and state.stopping.best_epoch >= 0 else epochs,
-        "metrics": valid.metrics() if valid else {},
-        "popularity": valid.popularity_metrics() if valid else {},
-        "test": test.metrics() if test else {},
-        "test_popularity": test.popularity_metrics() if test else {},
-        **_by_chance(random=valid, test_random=test),
-        "people": {name: sums.people() for name, sums in ((schema.VALID, valid), (schema.TEST, test)) if sums},
-        "strangers": test.stranger_metrics() if test else {},
+        **measured(valid, test),
     }
-
-
-def _by_chance(**measured: RankingSums | None) -> dict[str, dict[str, float]]:
-    """What orders by chance are worth, where that was counted."""
-    found = {name: sums.random_metrics() for name, sums in measured.items() if sums}
-    return {name: told for name, told in found.items() if told}
