@@ -45,9 +45,9 @@ class Finished:
         """The model of its best epoch, or the blend of those it is made of. counts: [N] events of each item it learnt from."""
         if PARTS not in self.result:
             return best_model(self.folder, self.config, self.dataset, self.manifest, counts)
-        parts = [open_finished(self._part(part["run"]), self.dataset) for part in self.result[PARTS]]
-        weights = [part["weight"] for part in self.result[PARTS]]
-        return Blend([part.model(counts) for part in parts], weights, counts).eval()
+        told = [part for part in self.result[PARTS] if part["weight"]]  # one that did not help would only take up room
+        parts = [open_finished(self._part(part["run"]), self.dataset) for part in told]
+        return Blend([part.model(counts) for part in parts], [part["weight"] for part in told], counts).eval()
 
     def _part(self, run: str) -> Path:
         """Where it lay, or beside the blend: a folder of runs may have moved."""
