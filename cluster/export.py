@@ -23,9 +23,9 @@ from recsys.bundle.manifest import EncoderReport, FoldIn, FoldInPart, TrendRepor
 from recsys.bundle.read import Bundle
 from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
-from recsys.config import Config, EncoderConfig, IndexConfig, with_trend
+from recsys.config import EncoderConfig, IndexConfig, with_trend
 from recsys.data import schema
-from recsys.data.dataset import DatasetManifest, UserFile, check_file, read_items
+from recsys.data.dataset import UserFile, check_file, read_items
 from recsys.data.histories import Histories
 from recsys.errors import ConfigError
 from recsys.models import MODELS, Popularity
@@ -53,30 +53,10 @@ class _Source:
     learnt: Finished
     border: str
 
-    @property
-    def result(self) -> dict[str, Any]:
-        """Of the run, which is not the refit's."""
-        return self.found.result
-
-    @property
-    def config(self) -> Config:
-        """Of the run."""
-        return self.found.config
-
-    @property
-    def dataset(self) -> Path:
-        """What it learnt from."""
-        return self.found.dataset
-
-    @property
-    def manifest(self) -> DatasetManifest:
-        """Of the dataset."""
-        return self.found.manifest
-
     @cached_property
     def files(self) -> tuple[UserFile, ...]:
         """User files, with the role their users had in training."""
-        return trained_until(self.dataset, self.manifest, self.border).user_files
+        return trained_until(self.found.dataset, self.found.manifest, self.border).user_files
 
 
 def export(
@@ -104,18 +84,18 @@ def export(
     run = Path(run).resolve()
     name = store.plain(name or run.name)
     source = _open(run)
-    parts = [part["model"] for part in source.result.get(PARTS, ())]
-    _check_encoder(source.config.model.name, encoder or source.config.encoder, parts)
-    if refit and source.config.model.name != "popularity":
+    parts = [part["model"] for part in source.found.result.get(PARTS, ())]
+    _check_encoder(source.found.config.model.name, encoder or source.found.config.encoder, parts)
+    if refit and source.found.config.model.name != "popularity":
         source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
     if refit:
         source = replace(source, border=schema.END)
-    index, encoder = index or source.config.index, encoder or source.config.encoder
-    counts = item_counts(source.dataset, source.manifest, source.files, source.border)
+    index, encoder = index or source.found.config.index, encoder or source.found.config.encoder
+    counts = item_counts(source.found.dataset, source.found.manifest, source.files, source.border)
     trend = source.found.trend(source.files, source.border, counts)
     contents = _contents(source, counts, index, trend)
     finish = partial(measure, audit_users=index.audit_users)
-    if source.config.model.name != "popularity":
+    if source.found.config.model.name != "popularity":
         model = source.learnt.model(counts)
         contents = _with_vectors(contents, source, model, counts, index, trend if trend is not None and trend.weight else None)
         if (encodes := encoder_of([model] if model.fold_in != "parts" else model.parts)) is not None:
@@ -147,17 +127,17 @@ def _refit(run: Path, found: Finished, **told: Any) -> Path:
 
 
 def _contents(source: _Source, counts: NDArray[np.int64], index: IndexConfig, trend: Trend | None) -> BundleContents:
-    result, manifest = source.result, source.manifest
+    result, manifest = source.found.result, source.found.manifest
     on = schema.TEST if result["test"] else schema.VALID
     return BundleContents(
-        model=source.config.model.name,
-        items=_items(source.dataset, counts, trend),
+        model=source.found.config.model.name,
+        items=_items(source.found.dataset, counts, trend),
         popular=Popularity(counts if trend is None else trend.lately).ranked,
         trend=None if trend is None else TrendReport(half_life_days=trend.half_life_days, weight=trend.weight),
         users=manifest.users,
         events=manifest.events,
         blocks=_blocks(source, None),
-        config=source.config.model_dump(mode="json"),
+        config=source.found.config.model_dump(mode="json"),
         dataset=manifest.fingerprint,
         split=manifest.split,
         vectors_from=SEGMENTS_BEFORE[source.border],
@@ -241,7 +221,7 @@ def _items(dataset: Path, counts: NDArray[np.int64], trend: Trend | None) -> pa.
 def _blocks(source: _Source, model: Any, *, leans: bool = False) -> Iterator[UserBlock]:
     """Every user by number, a row group at a time, with vectors where `model` keeps a table of them. leans: to a trend."""
     for file in sorted(source.files, key=lambda file: file.first_user):
-        path = source.dataset / schema.USERS_FOLDER / file.name
+        path = source.found.dataset / schema.USERS_FOLDER / file.name
         check_file(path, file.size, file.sha256)
         parquet = pq.ParquetFile(path)
         for group in range(parquet.num_row_groups):
