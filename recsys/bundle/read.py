@@ -215,17 +215,7 @@ def _cross_check(bundle: Bundle) -> None:
         raise BundleError(f"{bundle.folder}: vectors and index do not both fit {manifest.dim} dimensions. Export again.")
     if (bundle.user_vectors is not None) != (manifest.known_user == "table"):
         raise BundleError(f"{bundle.folder}: user vectors where there should be none, or none where needed. Export again.")
-    if (bundle.gram is not None) != manifest.fold_in.needs_gram:
-        raise BundleError(f"{bundle.folder}: fold-in without its Gram matrix, or the reverse. Export again.")
-    ends = [end for part in manifest.fold_in.parts for end in (part.first, part.last)]
-    told = [0, *ends, manifest.learnt]
-    if (manifest.fold_in.kind == "parts") != bool(ends) or (ends and (told[::2] != told[1::2] or ends != sorted(ends))):
-        raise BundleError(f"{bundle.folder}: parts of a blend that do not lie side by side. Export again.")
-    if sum(part.kind == "onnx" for part in manifest.fold_in.parts) > 1:
-        raise BundleError(f"{bundle.folder}: a blend of two encoders, where a bundle holds one. Export again.")
-    encodes = manifest.fold_in.encodes
-    if (bundle.encoder is not None) != encodes or (bundle.item_inputs is not None and not encodes):
-        raise BundleError(f"{bundle.folder}: fold-in by an encoder without it, or the reverse. Export again.")
+    _check_fold_in(bundle)
     leans = manifest.trend is not None and manifest.trend.weight > 0
     if leans != (manifest.learnt_dim is not None) or manifest.learnt > manifest.dim:
         raise BundleError(f"{bundle.folder}: a trend without its dimension, or the reverse. Export again.")
@@ -236,3 +226,18 @@ def _cross_check(bundle: Bundle) -> None:
         raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that do not exist. Export again.")
     if bundle.indexed is not None and not np.isin(popular, bundle.indexed).all():
         raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that the index does not hold. Export again.")
+
+
+def _check_fold_in(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    ends = [end for part in manifest.fold_in.parts for end in (part.first, part.last)]
+    told = [0, *ends, manifest.learnt]
+    if (manifest.fold_in.kind == "parts") != bool(ends) or (ends and (told[::2] != told[1::2] or ends != sorted(ends))):
+        raise BundleError(f"{bundle.folder}: parts of a blend that do not lie side by side. Export again.")
+    if sum(part.kind == "onnx" for part in manifest.fold_in.parts) > 1:
+        raise BundleError(f"{bundle.folder}: a blend of two encoders, where a bundle holds one. Export again.")
+    if (bundle.gram is not None) != manifest.fold_in.needs_gram:
+        raise BundleError(f"{bundle.folder}: fold-in without its Gram matrix, or the reverse. Export again.")
+    encodes = manifest.fold_in.encodes
+    if (bundle.encoder is not None) != encodes or (bundle.item_inputs is not None and not encodes):
+        raise BundleError(f"{bundle.folder}: fold-in by an encoder without it, or the reverse. Export again.")
