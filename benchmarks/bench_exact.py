@@ -15,6 +15,7 @@ import torch
 from common import interleave, publish, spread, table
 from implicit.cpu.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
+from vectors import clustered
 
 from recsys.retrieval.topk import largest_norm, top_k
 
@@ -50,17 +51,10 @@ def arguments() -> argparse.Namespace:
 def data(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Unit vectors in 50 soft clusters, as cosine models learn them; each user has seen items near him."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((50, options.dim))
-    items, users = (
-        unit(centres[rng.integers(0, 50, n)] + rng.standard_normal((n, options.dim))) for n in (options.items, options.users)
-    )
+    items, users = clustered(rng, (options.items, options.users), options.dim)
     near = np.argsort(-(users @ items.T), axis=1)[:, : 4 * options.seen]
     seen = [np.sort(rng.choice(row, rng.integers(20, options.seen), replace=False)).astype(np.int32) for row in near]
     return users, items, seen
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 def contenders_of(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:

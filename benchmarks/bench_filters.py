@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 from common import publish, table
 from threadpoolctl import threadpool_limits
+from vectors import clustered
 
 from recsys.config import IndexConfig
 from recsys.retrieval import ann
@@ -54,17 +55,9 @@ def arguments() -> argparse.Namespace:
 
 
 def data(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors in 50 soft clusters, as in bench_exact."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((50, options.dim))
-    found = (
-        unit(centres[rng.integers(0, 50, n)] + rng.standard_normal((n, options.dim))) for n in (options.items, options.queries)
-    )
-    return next(found), next(found)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    """As in bench_exact."""
+    items, queries = clustered(np.random.default_rng(0), (options.items, options.queries), options.dim)
+    return items, queries
 
 
 def drawn(kind: str, share: float, items: np.ndarray) -> np.ndarray:
