@@ -75,13 +75,24 @@ def difference(index: Any, item_vectors_ND: Floats, indexed: NDArray[np.int32]) 
     return furthest
 
 
-def search(index: Any, report: IndexReport, queries_BD: Floats, k: int) -> NDArray[np.int64]:
+def can_narrow(report: IndexReport) -> bool:
+    """Whether `search` takes `only_N`. FAISS scans codes of product quantization without a graph or cells as a whole."""
+    return not (report.kind == "flat" and report.storage == "pq")
+
+
+def search(
+    index: Any, report: IndexReport, queries_BD: Floats, k: int, *, only_N: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """[B, k] items that are probably among the best, in no promised order, padded with NOTHING.
 
-    A query's result depends on it and `k` alone, not on the batch.
+    A query's result depends on it, `k` and `only_N` alone, not on the batch. only_N: [N] the items that may be found, where
+    not all; the fewer of them, the more of the index is looked at. For an index that `can_narrow`.
     """
     queries_BD = np.ascontiguousarray(queries_BD, np.float32)
-    found: NDArray[np.int64] = index.search(queries_BD, k, params=_search_parameters(report, k))[1]
+    # FAISS reads the bits where they lie: they must outlast the search.
+    bits = None if only_N is None else np.packbits(only_N, bitorder="little")
+    widened = 1.0 if only_N is None else report.indexed / max(int(np.count_nonzero(only_N)), 1)
+    found: NDArray[np.int64] = index.search(queries_BD, k, params=_search_parameters(report, k, bits, widened))[1]
     return found
 
 
@@ -125,14 +136,17 @@ def _timed(search_part: Callable[[Floats], NDArray[Any]], queries_BD: Floats) ->
     return np.concatenate(parts), float(np.median(took))
 
 
-def _search_parameters(report: IndexReport, k: int) -> Any:
+def _search_parameters(report: IndexReport, k: int, bits: NDArray[np.uint8] | None, widened: float) -> Any:
+    """Settings of one search; among the items of `bits` alone, it goes `widened` times as far as among all."""
     made: Any = faiss  # its type stubs lack what SWIG wraps
+    selected = {} if bits is None else {"sel": made.IDSelectorBitmap(bits)}
     if report.kind == "hnsw":
-        return made.SearchParametersHNSW(efSearch=max(report.parameters["ef_search"], k))
+        return made.SearchParametersHNSW(efSearch=max(round(report.parameters["ef_search"] * widened), k), **selected)
     if report.kind == "ivf":
-        probes = report.parameters["probes"]
-        return made.SearchParametersIVF(nprobe=probes, quantizer_params=made.SearchParametersHNSW(efSearch=4 * probes))
-    return None
+        probes = min(round(report.parameters["probes"] * widened), report.parameters["lists"])
+        cells = made.SearchParametersHNSW(efSearch=4 * probes)
+        return made.SearchParametersIVF(nprobe=probes, quantizer_params=cells, **selected)
+    return made.SearchParameters(**selected) if selected else None
 
 
-__all__ = ["NOTHING", "audit", "build", "candidates", "choose", "difference", "is_exact", "lower_bound", "search"]
+__all__ = ["NOTHING", "audit", "build", "can_narrow", "candidates", "choose", "difference", "is_exact", "lower_bound", "search"]

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
 from recsys.retrieval import ann
-from recsys.retrieval.filters import Items, bucket, compressed, contains, intersection, without
+from recsys.retrieval.filters import Items, bucket, compressed, contains, without
 from recsys.retrieval.requests import ServedBy
 from recsys.retrieval.topk import NOTHING, largest_norm, order, top_k
 
 FEW = 4096  # so many allowed items are scored one by one, faster than anything cleverer
 MOST_FETCHED = 4096  # candidates the index is asked for; a request that hides more is answered exactly
-LEAST_SHARE = 8  # ... or more than an eighth of the index
-BROAD = 2  # ... or whose allowed items are less than half: more of the best may be filtered out (docs/benchmarks/filters.md)
-SPARE = 1.5  # times the candidates that allowed items would take if they lay evenly
+LEAST_SHARE = 8  # ... or more than an eighth of what it may find
+BROAD = 4  # ... or that allows less than a quarter: the index would miss more, and cost as much (docs/benchmarks/filters.md)
 NARROWED = "so long or so narrowed a list is searched for exactly"
 
 
@@ -52,39 +51,33 @@ class Searcher:
         self._index, self._report, self._indexed = bundle.index, bundle.manifest.index, bundle.indexed
         self._vectors_ND = bundle.item_vectors
         self._never = without(np.arange(len(self._vectors_ND)), self._indexed)
+        self._listed_N = np.zeros(len(self._vectors_ND), bool)
+        self._listed_N[self._indexed] = True
         self._largest = largest_norm(self._vectors_ND)
         self._why_exact = _why_exact(bundle)
 
     def search(self, queries: Sequence[Query]) -> list[Found]:
         """A list for each query. If `k` eligible items exist, `k` are found, and no list depends on the other queries."""
-        found: dict[int, Found] = {}
+        found = {place: self._narrowed(query) for place, query in enumerate(queries) if query.allowed is not None}
         for size, places in self._by_fetch(queries).items():
             found |= self._ann(queries, places, size)
-        for place, query in enumerate(queries):
-            if query.allowed is not None and place not in found:
-                found[place] = self._among(query)
         missing = [place for place in range(len(queries)) if place not in found]
         for size, places in _grouped(missing, [bucket(queries[place].k) for place in missing]).items():
             found |= self._exact(queries, places, size)
         return [found[place] for place in range(len(queries))]
 
     def _by_fetch(self, queries: Sequence[Query]) -> dict[int, list[int]]:
-        """Queries for the index, by how many candidates each needs, which depends on nothing but the query."""
-        if self._why_exact is not None:
-            return {}
-        wanted = [place for place, query in enumerate(queries) if query.mode != "exact" and self._is_broad(query)]
-        sizes = {place: bucket(self._wanted(queries[place])) for place in wanted}
-        most = min(MOST_FETCHED, len(self._indexed) // LEAST_SHARE)
-        fit = [place for place in wanted if sizes[place] <= most]
+        """Queries for all of the index, by how many candidates each needs, which depends on nothing but the query."""
+        wanted = [place for place, query in enumerate(queries) if query.allowed is None and self._asks_index(query)]
+        sizes = {place: bucket(self._candidates(queries[place]) + len(queries[place].hidden)) for place in wanted}
+        fit = [place for place in wanted if _is_worth(sizes[place], len(self._indexed))]
         return _grouped(fit, [sizes[place] for place in fit])
 
-    def _is_broad(self, query: Query) -> bool:
-        return query.allowed is None or BROAD * len(query.allowed) >= len(self._indexed)
+    def _asks_index(self, query: Query) -> bool:
+        return self._why_exact is None and query.mode != "exact"
 
-    def _wanted(self, query: Query) -> int:
-        """Candidates that most likely hold enough of what may be listed."""
-        candidates = ann.candidates(self._report, query.k) + len(query.hidden)
-        return candidates if query.allowed is None else int(candidates * SPARE * len(self._indexed) / len(query.allowed)) + 1
+    def _candidates(self, query: Query) -> int:
+        return ann.candidates(self._report, query.k)
 
     def _ann(self, queries: Sequence[Query], places: list[int], size: int) -> dict[int, Found]:
         """Lists from the index; without those that came out short, which exact search then completes."""
@@ -93,16 +86,35 @@ class Searcher:
         for place, candidates in zip(places, ann.search(self._index, self._report, vectors_BD, size), strict=True):
             query = queries[place]
             kept = without(np.unique(candidates[candidates != NOTHING]), query.hidden)
-            if query.allowed is not None:
-                kept = intersection(kept, query.allowed)
             if len(kept) >= min(query.k, self._eligible(query)):
                 found[place] = Found(*order(_vector(query), self._vectors_ND, kept, query.k), "ann")
         return found
 
     def _eligible(self, query: Query) -> int:
-        if query.allowed is not None:
-            return len(without(intersection(query.allowed, self._indexed), query.hidden))
         return len(self._indexed) - int(contains(self._indexed, query.hidden).sum())
+
+    def _narrowed(self, query: Query) -> Found:
+        """The best of the allowed items: by the index where they are many; the fewer they are, the less exact search costs."""
+        may_N = self._may(query)
+        eligible = int(np.count_nonzero(may_N))
+        if self._asks_index(query) and self._suits_index(query, eligible):
+            candidates = ann.search(self._index, self._report, _vector(query)[None], self._candidates(query), only_N=may_N)[0]
+            kept = np.unique(candidates[candidates != NOTHING]).astype(np.int32)
+            if len(kept) >= min(query.k, eligible):
+                return Found(*order(_vector(query), self._vectors_ND, kept, query.k), "ann")
+        return self._among(query, np.flatnonzero(may_N).astype(np.int32))
+
+    def _may(self, query: Query) -> NDArray[np.bool_]:
+        """[N] what may be listed: marks, since they cost less than looking up a hundred thousand items in one another."""
+        may_N = np.zeros(len(self._vectors_ND), bool)
+        may_N[query.allowed] = True
+        may_N &= self._listed_N
+        may_N[query.hidden] = False
+        return may_N
+
+    def _suits_index(self, query: Query, eligible: int) -> bool:
+        is_broad = BROAD * eligible >= len(self._indexed)
+        return is_broad and _is_worth(self._candidates(query), eligible) and ann.can_narrow(self._report)
 
     def _exact(self, queries: Sequence[Query], places: list[int], size: int) -> dict[int, Found]:
         seen = compressed([queries[place].hidden for place in places])
@@ -116,10 +128,7 @@ class Searcher:
         end = min(query.k, int((ids != NOTHING).sum()))
         return Found(ids[:end], scores[:end], "exact", self._reason(query))
 
-    def _among(self, query: Query) -> Found:
-        """The best of the allowed items: the fewer they are, the less it costs, which no index can say."""
-        assert query.allowed is not None
-        candidates = without(intersection(query.allowed, self._indexed), query.hidden)
+    def _among(self, query: Query, candidates: Items) -> Found:
         if len(candidates) <= FEW:
             return Found(*order(_vector(query), self._vectors_ND, candidates, query.k), "exact", self._reason(query))
         ids_BK, scores_BK = top_k(_vector(query)[None], self._vectors_ND, query.k, allowed=candidates)
@@ -130,6 +139,11 @@ class Searcher:
         if query.mode == "exact" or (query.mode == "auto" and ann.is_exact(self._report)):
             return None
         return self._why_exact or (NARROWED if query.mode == "ann" else None)
+
+
+def _is_worth(candidates: int, items: int) -> bool:
+    """Whether an index is asked for so many of so many items."""
+    return candidates <= min(MOST_FETCHED, items // LEAST_SHARE)
 
 
 def _why_exact(bundle: Bundle) -> str | None:

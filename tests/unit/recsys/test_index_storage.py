@@ -52,6 +52,26 @@ def test_lists_are_exact_after_rescoring_and_come_from_the_index(tmp_path, kind,
         assert answer.scores == pytest.approx(exact, abs=1e-6)  # by the whole vectors, not by rounded ones
 
 
+@pytest.mark.parametrize(("kind", "storage"), [*product(KINDS, ("fp32", *STORAGES))])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_among_the_allowed_alone(kind, storage, share):
+    """Also where they lie on one side, as a genre's do: nothing else is found, and little is missed."""
+    index, report = ann.build(ITEMS, INDEXED, config_of(kind, storage, hnsw_m=16, rerank=8))
+    if not ann.can_narrow(report):
+        assert (kind, storage) == ("flat", "pq")
+        return
+    inside = INDEXED[np.argsort(-ITEMS[INDEXED] @ RNG.standard_normal(32))[: int(share * len(INDEXED))]]
+    may = np.zeros(len(ITEMS), bool)
+    may[inside] = True
+    found = ann.search(index, report, QUERIES, 80, only_N=may)
+    assert np.isin(found, [*inside, ann.NOTHING]).all()
+    best = inside[np.argsort(-(QUERIES @ ITEMS[inside].T), axis=1)[:, :10]]
+    recall = np.mean([np.isin(wanted, row).mean() for wanted, row in zip(best, found, strict=True)])
+    assert recall > (0.9 if kind == "ivf" else 0.97)
+    alone = np.concatenate([ann.search(index, report, query[None], 80, only_N=may) for query in QUERIES])
+    assert (found == alone).all()
+
+
 @pytest.mark.parametrize(("kind", "storage"), EACH)
 def test_ids_batches_and_recall_without_structure(kind, storage):
     index, report = ann.build(ITEMS, INDEXED, config_of(kind, storage, hnsw_m=16, rerank=8))

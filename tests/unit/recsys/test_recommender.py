@@ -192,8 +192,9 @@ def test_the_bundle_says_whether_seen_items_are_hidden(tmp_path):
 
 def test_filters_narrow_a_list_by_whichever_path_suits(any_index):
     kind = any_index.bundle.manifest.index.kind
-    broad, narrow = Condition("year", min=1995.0), Condition("year", max=1991.0)
-    for condition, path in ((broad, "exact" if kind == "flat" else "ann"), (narrow, "exact")):
+    broad, half, narrow = Condition("year", min=1995.0), Condition("year", max=2000.0), Condition("year", max=1991.0)
+    by_index = "exact" if kind == "flat" else "ann"
+    for condition, path in ((broad, by_index), (half, by_index), (narrow, "exact")):
         answer = ask(any_index, user="u7", k=10, filters=(condition,))
         assert answer.items.tolist() == [item for item in WORLD.wanted(7, ITEMS) if meets(item, condition)][:10]
         assert answer.path == path and answer.reason is None
