@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cluster import runs
 from cluster.blending import blend_of_refits
 from cluster.finished import PARTS, Finished, open_finished
-from cluster.reading import item_counts, trained_until
+from cluster.reading import arrivals, item_counts, trained_until
 from cluster.trainer import OnEpoch, OnNote, OnStep, train
 from recsys.bundle import store
 from recsys.bundle.manifest import EncoderReport, FoldIn, FoldInPart, TrendReport
@@ -131,7 +131,7 @@ def _contents(source: _Source, counts: NDArray[np.int64], index: IndexConfig, tr
     on = schema.TEST if result["test"] else schema.VALID
     return BundleContents(
         model=source.found.config.model.name,
-        items=_items(source.found.dataset, counts, trend),
+        items=_items(source, counts, trend),
         popular=Popularity(counts if trend is None else trend.lately).ranked,
         trend=None if trend is None else TrendReport(half_life_days=trend.half_life_days, weight=trend.weight),
         users=manifest.users,
@@ -211,11 +211,16 @@ def _check_encoder(model: str, wanted: EncoderConfig, parts: Sequence[str] = ())
         raise ConfigError(f"encoder.storage, encoder.pruned: {model} has no encoder. Leave them out.")
 
 
-def _items(dataset: Path, counts: NDArray[np.int64], trend: Trend | None) -> pa.Table:
-    """The catalogue with how often each item was watched in what the vectors were made from, and how often lately."""
+def _items(source: _Source, counts: NDArray[np.int64], trend: Trend | None) -> pa.Table:
+    """The catalogue with how often each item was watched in what vectors were made from, how often lately, and when first."""
+    dataset, manifest = source.found.dataset, source.found.manifest
     items = read_items(dataset)
     items = items.set_column(items.schema.get_field_index(schema.COUNT), schema.COUNT, pa.array(counts))
-    return items if trend is None else items.append_column(schema.LATELY, pa.array(trend.lately))
+    if trend is not None:
+        items = items.append_column(schema.LATELY, pa.array(trend.lately))
+    if manifest.has_time:
+        items = items.append_column(schema.ARRIVED, arrivals(dataset, manifest, source.files, source.border))
+    return items
 
 
 def _blocks(source: _Source, model: Any, *, leans: bool = False) -> Iterator[UserBlock]:

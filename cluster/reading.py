@@ -27,6 +27,8 @@ ERROR = "error"
 _ROW_COLUMNS = [schema.USER, schema.ITEM, schema.RATING, schema.TIME, schema.VALID_FROM, schema.TEST_FROM]
 _PAIR_COLUMNS = [schema.USER, schema.ITEM, schema.RATING, schema.VALID_FROM]
 
+NEVER = np.iinfo(np.int64).max
+
 
 @dataclass
 class Held:
@@ -72,6 +74,16 @@ def item_counts(dataset: Path, manifest: DatasetManifest, files: Sequence[UserFi
         for histories in stream_histories(dataset, file, border) if file.train_events else ():
             counts += np.bincount(histories.segment(schema.TRAIN).item, minlength=manifest.items)
     return counts
+
+
+def arrivals(dataset: Path, manifest: DatasetManifest, files: Sequence[UserFile], border: str) -> pa.Array:
+    """[N] Unix seconds of each item's first event before `border` in some files of `trained_until`; null without any."""
+    first = np.full(manifest.items, NEVER, np.int64)
+    for file in files:
+        for histories in stream_histories(dataset, file, border) if file.train_events else ():
+            train = histories.segment(schema.TRAIN)
+            np.minimum.at(first, train.item, train.time)
+    return pa.array(first, mask=first == NEVER)
 
 
 def add_recent(counted: RecentCounts, dataset: Path, files: Sequence[UserFile], border: str) -> Iterator[None]:

@@ -26,6 +26,10 @@ def to_request(asked: RecommendRequest) -> Request:
         allow=None if asked.allow is None else tuple(asked.allow),
         mode=asked.mode,
         filters=tuple(_condition(name, asked.filter[name]) for name in sorted(asked.filter)),
+        diversity=asked.diversity,
+        popularity=asked.popularity,
+        recency=asked.recency,
+        explain=asked.explain,
     )
 
 

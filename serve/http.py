@@ -4,6 +4,7 @@ Bodies become `Request`s, `Batcher` answers them by `Recommender.recommend`, ans
 in `recsys.retrieval` alone.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
@@ -48,6 +49,10 @@ class Service:
             max_queued=args.max_queued,
             wait_s=args.batch_wait_ms / 1000,
             executor=ThreadPoolExecutor(1, "recommend") if args.batch_in_thread else None,
+        )
+        # An explanation takes many vectors: one at a time, where it holds nobody else up.
+        self.explainer: Batcher[Request, Json | Problem] = Batcher(
+            self._answer_batch, max_batch=1, max_queued=args.max_requests, executor=ThreadPoolExecutor(1, "explain")
         )
 
     def recommender(self) -> Recommender:
@@ -99,10 +104,15 @@ class Service:
         return request
 
     async def _submit(self, requests: Sequence[Request]) -> list[Json | Problem]:
+        explained = [request for request in requests if request.explain]
         try:
-            return await self.batcher.submit(requests)
+            if not explained:
+                return await self.batcher.submit(requests)
+            others = [request for request in requests if not request.explain]
+            told, plain = map(iter, await asyncio.gather(self.explainer.submit(explained), self.batcher.submit(others)))
         except Overloaded as full:
             raise problems.overloaded(full.retry_after_s) from None
+        return [next(told) if request.explain else next(plain) for request in requests]
 
     def _answer_batch(self, requests: list[Request]) -> list[Json | Problem]:
         recommender = self.recommender()  # one for the whole batch: an answer never mixes two bundles

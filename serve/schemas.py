@@ -71,6 +71,14 @@ class RecommendRequest(_In):
     """By column of the catalogue (`/v1/bundle` names them): only items that meet all of it may come."""
     mode: Literal["auto", "ann", "exact"] = "auto"
     """How to search: approximately, exactly, or as the bundle's measured recall allows."""
+    diversity: float = Field(0, ge=0, le=1)
+    """How much unlike one another the items should be: 0 not at all, .3 a good deal, 1 whatever they are worth."""
+    popularity: float = Field(0, ge=-1, le=1)
+    """More of what is popular (up to 1), or of what is not (down to -1)."""
+    recency: float = Field(0, ge=-1, le=1)
+    """More of what came lately (up to 1), or long ago (down to -1); only where events have times."""
+    explain: bool = False
+    """Say of each item what in the history pulled it up."""
 
 
 class Item(_Out):
@@ -84,9 +92,20 @@ class Item(_Out):
     genres: list[str] | None = None
 
 
+class Cause(_Out):
+    """An item of the history that pulled another up."""
+
+    item_id: str
+    title: str
+    gain: float
+    """What the score would lose without it."""
+
+
 class ScoredItem(Item):
     score: float
-    """Larger is better; comparable within one answer only."""
+    """Larger is better; comparable within one answer only. Diversity and the dials change the order, not the score."""
+    because: list[Cause] | None = None
+    """Where `explain` was asked: what in the history pulled the item up, most first; of the latest 20."""
 
 
 class Recommendation(_Out):

@@ -20,6 +20,8 @@ YEAR = "year"
 GENRES = "genres"
 COUNT = "count"
 LATELY = "lately"  # only in bundles: events by `recsys.data.recent`, where lists follow what is popular now
+ARRIVED = "arrived"  # only in bundles: the time of an item's first event, where events have times
+OWN_OF_BUNDLES = (ITEM, LATELY, ARRIVED)
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 SEGMENTS = (TRAIN, VALID, TEST)

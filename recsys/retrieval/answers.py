@@ -5,20 +5,29 @@ from typing import Any
 
 import orjson
 
+from recsys.data import schema
 from recsys.retrieval.requests import Answer
 
 
 def answer_json(answer: Answer, describe: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
     """An answer as plain data. describe: `Catalogue.describe` of the recommender that made it, or one that remembers."""
-    items = zip(answer.items.tolist(), answer.scores, strict=True)
+    shown: list[dict[str, Any]] = [
+        {**describe(item), "score": score} for item, score in zip(answer.items.tolist(), answer.scores, strict=True)
+    ]
+    for item, causes in zip(shown, answer.because or (), strict=False):
+        item["because"] = [{**_named(describe(cause.item)), "gain": cause.gain} for cause in causes]
     return {
-        "items": [{**describe(item), "score": score} for item, score in items],
+        "items": shown,
         "path": answer.path,
         "fallback": answer.fallback,
         "reason": answer.reason,
         "unknown_items": answer.unknown_items,
         "bundle": answer.version,
     }
+
+
+def _named(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: item[name] for name in (schema.ITEM_ID, schema.TITLE)}
 
 
 def to_json(content: Any) -> bytes:

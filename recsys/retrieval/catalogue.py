@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys.data import schema
+from recsys.retrieval.rerank import standing
 
 MARKS = r"\p{M}+"  # accents, once letters are decomposed
 
@@ -38,7 +39,7 @@ class Catalogue:
     def describe(self, item: int) -> dict[str, Any]:
         """Every attribute of an item, with its id and title; an item without a title is called by its id."""
         row: dict[str, Any] = self.table.slice(item, 1).to_pylist()[0]
-        for own in (schema.ITEM, schema.LATELY):
+        for own in schema.OWN_OF_BUNDLES:
             row.pop(own, None)
         row[schema.TITLE] = row.get(schema.TITLE) or row[schema.ITEM_ID]
         return row
@@ -58,6 +59,20 @@ class Catalogue:
             return self.counts.astype(np.float32)
         lately: NDArray[np.float32] = self.table.column(schema.LATELY).to_numpy()
         return lately
+
+    @cached_property
+    def by_popularity(self) -> NDArray[np.float32]:
+        """[N] the standing of each item among those that were watched: from -1, the least popular, to 1."""
+        return standing(self.popularity, self.counts > 0)
+
+    @cached_property
+    def by_arrival(self) -> NDArray[np.float32] | None:
+        """[N] the standing of each item by when it was watched first: from -1, the oldest, to 1. None where no times are
+        known."""
+        if schema.ARRIVED not in self.table.column_names:
+            return None
+        arrived = self.table.column(schema.ARRIVED)
+        return standing(arrived.fill_null(0).to_numpy(), arrived.is_valid().to_numpy())
 
     def search(self, text: str, limit: int = 20) -> NDArray[np.int32]:
         """Items whose title holds `text`, whatever its case and accents: first where it begins the title, then where it

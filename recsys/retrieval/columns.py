@@ -18,9 +18,7 @@ from recsys.errors import RequestError
 from recsys.retrieval.filters import Items, intersection, union
 from recsys.retrieval.requests import Condition, Value
 
-HIDDEN = (schema.ITEM, schema.LATELY)
-"""Columns that are the bundle's own affair."""
-
+OWN = schema.OWN_OF_BUNDLES
 REMEMBERED = 256  # lists of items: a quarter of a million items in four are 250 MB at the very most
 
 
@@ -36,7 +34,7 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """What can be asked about."""
-        return [name for name in self._table.column_names if name not in HIDDEN and _kind_of(self._table.field(name).type)]
+        return [field.name for field in self._table.schema if field.name not in OWN and _kind_of(field.type)]
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Raises RequestError for a column that there is not, or that cannot be asked this."""

@@ -1,6 +1,7 @@
 """The only recommender: a bundle and requests in, answers out; the server, the batch scorer and the command line call it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -9,11 +10,12 @@ from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
-from recsys.retrieval import golden, requests
+from recsys.retrieval import golden, requests, rerank
 from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.columns import Columns
+from recsys.retrieval.explain import causes
 from recsys.retrieval.filters import Items, contains, intersection, union, without
-from recsys.retrieval.requests import Answer, Event, Mode, Request
+from recsys.retrieval.requests import Answer, Cause, Event, Mode, Request
 from recsys.retrieval.searcher import Found, Query, Searcher
 from recsys.retrieval.topk import nearest
 from recsys.retrieval.users import NO_ITEMS, Taste, Tastes, User
@@ -44,13 +46,19 @@ class Recommender:
         """Raises RequestError for a request that cannot be answered."""
         requests.check(request)
         self._columns.check(request.filters)
+        if request.recency and self.items.by_arrival is None:
+            raise RequestError("bad_recency", "recency: the events of this bundle have no times. Leave it out.")
+        if request.diversity and self.bundle.item_vectors is None:
+            raise RequestError("bad_diversity", "diversity: this bundle has no vectors to tell what is alike. Leave it out.")
 
     def recommend(self, asked: Sequence[Request]) -> list[Answer | RequestError]:
         """An answer to each request, in order; in place of a bad request's answer its error, the others being answered."""
         prepared = [self._prepare(request) for request in asked]
-        queries = [each[0] for each in prepared if not isinstance(each, RequestError)]
-        found = iter(self._find(queries))
-        return [each if isinstance(each, RequestError) else self._answer(*each, next(found)) for each in prepared]
+        found = iter(self._find([each[0] for each in prepared if not isinstance(each, RequestError)]))
+        return [
+            each if isinstance(each, RequestError) else self._complete(request, *each, next(found))
+            for request, each in zip(asked, prepared, strict=True)
+        ]
 
     def similar(self, item_id: str, k: int = 10) -> Answer:
         """The items nearest to one by cosine. Raises RequestError for an item that is not in the catalogue."""
@@ -85,6 +93,12 @@ class Recommender:
         return self._tastes.of(user_id, history)
 
     @cached_property
+    def _directions(self) -> NDArray[np.float32]:
+        """[N, .] what the items are about, of length 1; zeros stay zeros."""
+        about_N = self._without_biases
+        return np.asarray(about_N / np.maximum(np.linalg.norm(about_N, axis=1, keepdims=True), 1e-12), np.float32)
+
+    @cached_property
     def _without_biases(self) -> NDArray[np.float32]:
         """What the items are about: how much they are liked by all, ever or now, says nothing of likeness."""
         told, vectors_NL = self.bundle.manifest.fold_in, self.bundle.learnt_vectors
@@ -108,7 +122,8 @@ class Recommender:
         if request.filters:
             met = self._columns.allowed(request.filters)
             allowed = met if allowed is None else intersection(allowed, met)
-        query = Query(taste.vector, request.k, hidden, allowed, request.mode)
+        k = rerank.pool(request.k) if request.reranks else request.k
+        query = Query(taste.vector, k, hidden, allowed, request.mode)
         return query, taste, list(dict.fromkeys([*taste.unknown, *unknown_excluded, *unknown_allowed]))
 
     def _find(self, queries: Sequence[Query]) -> list[Found]:
@@ -122,6 +137,27 @@ class Recommender:
             popular = popular[contains(query.allowed, popular)]
         items = without(popular[: query.k + len(query.hidden)], query.hidden)[: query.k]
         return Found(items, self.items.popularity[items], "popular")
+
+    def _complete(self, request: Request, query: Query, taste: Taste, unknown: list[str], found: Found) -> Answer:
+        """The answer with what is asked for beyond the list."""
+        if request.reranks:
+            found, query = self._reranked(request, found), replace(query, k=request.k)
+        answer = self._answer(query, taste, unknown, found)
+        return replace(answer, because=self._because(request, answer)) if request.explain else answer
+
+    def _reranked(self, request: Request, found: Found) -> Found:
+        dials = [(request.popularity, self.items.by_popularity[found.items])] if request.popularity else []
+        if request.recency:
+            assert self.items.by_arrival is not None
+            dials.append((request.recency, self.items.by_arrival[found.items]))
+        directions = self._directions[found.items] if request.diversity else None
+        chosen = rerank.reranked(found.scores, request.k, dials, request.diversity, directions)
+        return replace(found, items=found.items[chosen], scores=found.scores[chosen])
+
+    def _because(self, request: Request, answer: Answer) -> list[tuple[Cause, ...]]:
+        if answer.path == "popular":
+            return [()] * len(answer.items)
+        return causes(self.bundle.learnt_vectors[answer.items], *self._tastes.without_each(request.user, request.history))
 
     def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found) -> Answer:
         reasons = [taste.reason, found.reason, _shortage(query.k, found.items)]

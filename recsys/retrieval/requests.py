@@ -12,6 +12,8 @@ Mode = Literal["auto", "ann", "exact"]
 ServedBy = Literal["ann", "exact", "popular"]
 Value = str | int | float | bool
 LARGEST_RATING = 1_000_000  # beyond it scores could overflow
+DIALS = {"diversity": 0, "popularity": -1, "recency": -1}
+"""What changes the order, and the least it can be; the most is 1."""
 INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -59,6 +61,8 @@ class Request:
     user: a known user's id; history: his events, or those since the bundle if `user` is given too, oldest first; where they
     have times, these order them. Neither: a stranger. exclude_seen: None does what the bundle says; exclude, allow: ids never,
     or only, to recommend; filters: what an item must have besides.
+    diversity (0 to 1), popularity and recency (-1 to 1) change the order of what is found (`recsys.retrieval.rerank`); 0
+    does not. explain: say which items of the history pulled each one up.
     """
 
     user: str | None = None
@@ -69,6 +73,23 @@ class Request:
     allow: tuple[str, ...] | None = None
     mode: Mode = "auto"
     filters: tuple[Condition, ...] = ()
+    diversity: float = 0.0
+    popularity: float = 0.0
+    recency: float = 0.0
+    explain: bool = False
+
+    @property
+    def reranks(self) -> bool:
+        """Whether another order is asked for than that of the scores."""
+        return any((self.diversity, self.popularity, self.recency))
+
+
+@dataclass(frozen=True)
+class Cause:
+    """An item of the history, and what an answer's score would lose if it were not in it."""
+
+    item: int
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +98,8 @@ class Answer:
 
     scores: inner products (or cosines, of similar items); on the path `popular` how often each item was watched, lately or in
     training. fallback: it is not the personal answer that was asked for; reason: why that, why exact, or why fewer than k.
-    unknown_items: ids in the request that are not in the catalogue.
+    unknown_items: ids in the request that are not in the catalogue. because: for each item what pulled it up, most first,
+    where that was asked for. Where another order was asked for, scores stay the model's, and need not fall from item to item.
     """
 
     item_ids: list[str]
@@ -88,6 +110,7 @@ class Answer:
     version: str
     reason: str | None = None
     unknown_items: list[str] = field(default_factory=list)
+    because: list[tuple[Cause, ...]] | None = None
 
 
 def check(request: Request) -> None:
@@ -102,6 +125,9 @@ def check(request: Request) -> None:
         ids = getattr(request, name)
         if not (ids is None and name == "allow") and not _are_strings(ids):
             raise RequestError(f"bad_{name}", f"{name}: send a list of item ids, as strings.")
+    for name, least in DIALS.items():
+        if not _is_between(getattr(request, name), least, 1):
+            raise RequestError(f"bad_{name}", f"{name} is {getattr(request, name)!r}: send a number from {least} to 1.")
     for event in request.history or ():
         _check_event(event)
 
@@ -123,6 +149,10 @@ def _is_int(value: Any) -> bool:
 
 def _is_rating(value: Any) -> bool:
     return isinstance(value, (int, float)) and -LARGEST_RATING <= value <= LARGEST_RATING  # false for NaN
+
+
+def _is_between(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and least <= value <= most  # false for NaN
 
 
 def _are_strings(values: Any) -> bool:

@@ -19,6 +19,8 @@ from recsys.retrieval.folding import History, parts_of
 from recsys.retrieval.leaning import whole
 from recsys.retrieval.requests import Event
 
+EXPLAINED = 20  # of a history the latest items that are tried without: each costs a vector
+
 NO_ITEMS = np.zeros(0, np.int32)
 
 
@@ -64,6 +66,19 @@ class Tastes:
             self._bundle.histories.item[stored], self._bundle.histories.rating[stored], "nothing is known of the user"
         )
 
+    def without_each(self, user_id: str | None, history: Sequence[Event] | None) -> tuple[Items, NDArray[np.float32]]:
+        """[H] the latest items of a history, newest first, and [H, L] what each of them adds to the vector that is made of it:
+        that vector less what it were without the item. The table is not asked, since it does not say what a user comes from.
+        """
+        row = None if user_id is None else self._bundle.users.row(user_id)
+        items, ratings = self._events(row, history or ())
+        if not len(items) or not self._parts:
+            return NO_ITEMS, np.zeros((0, 0), np.float32)
+        latest = np.array(list(dict.fromkeys(items[::-1].tolist()))[:EXPLAINED], np.int32)
+        whole_L = self._vector(items, ratings)
+        without = [self._vector(items[items != item], ratings[items != item]) for item in latest]
+        return latest, whole_L - np.stack(without)
+
     def describe(self, user_id: str, limit: int | None) -> User:
         """A known user's events with titles, newest first, `limit` of them. Raises RequestError for a stranger."""
         row = self._bundle.users.row(user_id)
@@ -82,18 +97,21 @@ class Tastes:
         return self._bundle.histories.events(row, self._known_until)
 
     def _of_events(self, row: int | None, history: Sequence[Event]) -> Taste:
+        unknown = tuple(event.item for event in history if self._items.number(event.item) is None)
+        why = "no item of the history is in the catalogue" if history else "the history is empty"
+        taste = self._folded(*self._events(row, history), why)
+        return Taste(taste.vector, taste.seen, taste.reason, unknown)
+
+    def _events(self, row: int | None, history: Sequence[Event]) -> tuple[Items, NDArray[np.float32]]:
+        """Items and ratings, oldest first: what is stored of a user, then what was sent."""
         known = [(self._items.number(event.item), event.rating) for event in _by_time(history)]
         sent = [(item, rating) for item, rating in known if item is not None]
         items = np.array([item for item, _ in sent], np.int32)
         ratings = np.array([self._rating(rating) for _, rating in sent], np.float32)
-        if row is not None:
-            stored = self._stored(row)
-            items = np.concatenate([self._bundle.histories.item[stored], items])
-            ratings = np.concatenate([self._bundle.histories.rating[stored], ratings])
-        unknown = tuple(event.item for event in history if self._items.number(event.item) is None)
-        why = "no item of the history is in the catalogue" if history else "the history is empty"
-        taste = self._folded(items, ratings, why)
-        return Taste(taste.vector, taste.seen, taste.reason, unknown)
+        if row is None:
+            return items, ratings
+        stored, histories = self._stored(row), self._bundle.histories
+        return np.concatenate([histories.item[stored], items]), np.concatenate([histories.rating[stored], ratings])
 
     def _rating(self, rating: float | None) -> float:
         """An event without a rating says as much as an average one, or, where ratings do not count, one."""
@@ -105,12 +123,22 @@ class Tastes:
             return Taste(None, seen, why_not)
         if self._bundle.item_vectors is None:
             return Taste(None, seen)
-        history = History(self._bundle, items, ratings)
-        vectors = [part.vector(history) for part in self._parts]
+        vectors = self._of_parts(items, ratings)
         if all(vector is None for vector in vectors):
             return Taste(None, seen, "no item of the history was watched in training")
+        return Taste(whole(self._joined(vectors), self._bundle.manifest.dim), seen)
+
+    def _of_parts(self, items: Items, ratings: NDArray[np.float32]) -> list[NDArray[np.float32] | None]:
+        history = History(self._bundle, items, ratings)
+        return [part.vector(history) for part in self._parts]
+
+    def _joined(self, vectors: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32]:
+        """[L] zeros for a part that has nothing to say."""
         made = [part.nothing if vector is None else vector for part, vector in zip(self._parts, vectors, strict=True)]
-        return Taste(whole(made[0] if len(made) == 1 else np.concatenate(made), self._bundle.manifest.dim), seen)
+        return made[0] if len(made) == 1 else np.concatenate(made)
+
+    def _vector(self, items: Items, ratings: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._joined(self._of_parts(items, ratings))
 
     def _of_table(self, row: int, stored: slice) -> NDArray[np.float32] | None:
         """[D] what the table says of a known user, and of the parts that know users by their histories, what these say."""

@@ -70,6 +70,10 @@ def test_a_refit_reads_everything_before_its_border_and_nothing_behind_it(datase
         assert as_set(found) == sorted(zip(pairs.user.tolist(), pairs.item.tolist(), pairs.rating.tolist(), strict=True))
     counts = reading.item_counts(folder.parent, manifest, planned.user_files, border)
     assert counts.tolist() == np.bincount(before.item, minlength=manifest.items).tolist()
+    arrived = reading.arrivals(folder.parent, manifest, planned.user_files, border).to_pylist()
+    for item, first in enumerate(arrived):
+        times = before.time[before.item == item].tolist()
+        assert first == (min(times) if times else None)
 
 
 def test_users_held_out_for_test_stay_untrained_in_a_refit_up_to_test(tmp_path):

@@ -108,6 +108,9 @@ def any_request(draw):
         allow=draw(st.none() | items.map(tuple) | nearly_all.map(tuple)),
         mode=draw(st.sampled_from(["auto", "ann", "exact"])),
         filters=tuple(draw(st.lists(any_condition(), max_size=2))),
+        diversity=draw(st.sampled_from([0.0, 0.0, 0.5])),
+        popularity=draw(st.sampled_from([0.0, 0.0, -1.0])),
+        explain=draw(st.sampled_from([False, False, False, True])),
     )
 
 
@@ -152,10 +155,14 @@ def test_exactly_k_whatever_is_filtered(any_index, asked):
         possible = eligible(request)
         assert len(answer.items) == len(set(answer.items.tolist())) == min(request.k, len(possible))
         assert set(answer.items.tolist()) <= possible
-        assert list(zip(-answer.scores, answer.items, strict=True)) == sorted(zip(-answer.scores, answer.items, strict=True))
+        if not request.reranks:
+            assert list(zip(-answer.scores, answer.items, strict=True)) == sorted(
+                zip(-answer.scores, answer.items, strict=True)
+            )
+        assert answer.because is None or len(answer.because) == len(answer.items)
         assert answer.item_ids == list(ids(answer.items))
         assert answer.reason if len(answer.items) < request.k else True
-        if answer.path == "exact":
+        if answer.path == "exact" and not request.reranks:
             scores = any_index.bundle.item_vectors @ vector_of(any_index, request)
             assert answer.scores == pytest.approx(np.sort(scores[list(possible)])[::-1][: request.k], abs=1e-5)
 

@@ -60,6 +60,28 @@ def test_filters_on_the_catalogues_columns_are_obeyed(client: AppClient, world: 
     assert "year" in client.get("/v1/bundle").json()["columns"]
 
 
+def test_lists_can_be_more_diverse_less_popular_and_explained(client: AppClient, world: Planted) -> None:
+    plain = client.recommend({"user": "u0", "k": 12}).json()
+    diverse = client.recommend({"user": "u0", "k": 12, "diversity": 0.9}).json()
+    assert len({int(name[1:]) % 4 for name in ids(diverse)}) > len({int(name[1:]) % 4 for name in ids(plain)})
+    assert ids(client.recommend({"user": "u0", "k": 12, "popularity": -1}).json()) != ids(plain)
+    told = client.recommend({"user": "u0", "k": 3, "explain": True})
+    schemas.Recommendation.model_validate_json(told.content)
+    seen = {f"i{item}" for item in world.seen[0]}
+    for item in told.json()["items"]:
+        assert item["because"] and {cause["item_id"] for cause in item["because"]} <= seen
+        assert all(cause["gain"] > 0 and cause["title"] for cause in item["because"])
+    mixed = client.recommend({"requests": [{"user": "u0", "explain": True}, {"user": "u0"}, {"k": 0}]}).json()["answers"]
+    assert ["because" in answer["items"][0] for answer in mixed[:2]] == [True, False] and "problem" in mixed[2]
+    assert ids(mixed[0]) == ids(mixed[1])
+
+
+@pytest.mark.parametrize("told", [{"diversity": 1.1}, {"popularity": -2}, {"recency": 0.5}, {"explain": "yes"}])
+def test_a_dial_that_cannot_be_is_told(client: AppClient, told: Any) -> None:
+    response = client.recommend({"user": "u0", **told})
+    assert response.status_code == 422 and next(iter(told)) in response.text
+
+
 @pytest.mark.parametrize(
     ("told", "words"),
     [
