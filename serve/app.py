@@ -19,8 +19,9 @@ from fastapi import FastAPI
 from ray import serve as ray_serve
 
 from recsys.bundle import store
-from recsys.bundle.read import open_bundle
+from recsys.bundle.read import Bundle, open_bundle
 from recsys.errors import ConfigError, RecsysError
+from recsys.retrieval.audit import Audit
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
@@ -39,7 +40,8 @@ class Replica:
 
     def __init__(self, args: ServeArgs) -> None:
         self.args = args
-        self.recommender = Recommender(open_bundle(store.resolve(Path(args.bundles), args.name)))
+        bundle = open_bundle(store.resolve(Path(args.bundles), args.name))
+        self.recommender = Recommender(bundle, audit=_audit_of(bundle, args))
         self.recommender.search("a", 1)  # folds every title, which the first visitor should not wait for
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -48,6 +50,11 @@ class Replica:
     def check_health(self) -> None:
         """Ray replaces a replica that fails this three times."""
         self.recommender.recommend([Request(k=1)])
+
+
+def _audit_of(bundle: Bundle, args: ServeArgs) -> Audit | None:
+    report, floor = bundle.manifest.index, bundle.manifest.recall_floor
+    return None if report is None else Audit(floor, report, share=args.audit_share, capacity=args.exact_share)
 
 
 def build(args: ServeArgs) -> ray_serve.Application:

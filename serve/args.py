@@ -57,6 +57,10 @@ class ServeArgs(BaseModel):
     """How long a first request waits for company; 0: only for what has already arrived."""
     batch_in_thread: bool = False
     """Compute in a thread of its own instead of on the event loop."""
+    audit_share: float = Field(0.01, ge=0, le=1)
+    """Share of a replica's time in which it answers queries a second time, exactly, to see what the index misses; 0: none."""
+    exact_share: float = Field(0.5, ge=0, le=1)
+    """Share of its time that exact search may take where the index misses too much; beyond it, the index answers, marked so."""
     access_log: bool = False
     """Write a line for every request into Serve's logs."""
     request_timeout_s: float = Field(30, gt=0)

@@ -7,6 +7,7 @@ in `recsys.retrieval` alone.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import orjson
@@ -183,7 +184,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def bundle() -> Response:
         """What is served, what made it, and how good it measured."""
         recommender = service.recommender()
-        more = {"max_k": service.args.max_k, "columns": recommender.columns}
+        audit = None if recommender.audit is None else asdict(recommender.audit)
+        more = {"max_k": service.args.max_k, "columns": recommender.columns, "audit": audit}
         return _json(manifest_json(recommender.bundle.manifest, more))
 
     @app.get("/healthz", tags=["state"], response_model=schemas.Health)

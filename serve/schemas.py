@@ -72,7 +72,7 @@ class RecommendRequest(_In):
     mode: Literal["auto", "ann", "exact"] = "auto"
     """How to search: approximately, exactly, or as the bundle's measured recall allows."""
     diversity: float = Field(0, ge=0, le=1)
-    """How much unlike one another the items should be: 0 not at all, .3 a good deal, 1 whatever they are worth."""
+    """How much unlike one another the items should be: 0 not at all, .1 somewhat, .5 a great deal, 1 whatever they are worth."""
     popularity: float = Field(0, ge=-1, le=1)
     """More of what is popular (up to 1), or of what is not (down to -1)."""
     recency: float = Field(0, ge=-1, le=1)
@@ -174,6 +174,25 @@ class User(_Out):
     bundle: str
 
 
+class AuditInfo(_Out):
+    """What the index misses, as the replica that answers sees it: some queries are answered a second time, exactly."""
+
+    trusted: bool
+    """Whether the index is asked; else answers are exact, as far as there is time."""
+    queries: int
+    """How many were audited since the bundle was opened."""
+    recall: float
+    """The share of the exact lists that it found, of the latest 1000 queries, those of the export among them."""
+    low: float
+    """Its 95% lower bound."""
+    floor: float
+    """Below it the index is not trusted."""
+    audit_ms: float | None
+    """What the latest audit took."""
+    degraded: int
+    """Queries that an index answered which was not trusted, for want of time."""
+
+
 class BundleInfo(_Out):
     """What is served, what made it and how good it measured."""
 
@@ -196,6 +215,8 @@ class BundleInfo(_Out):
     max_k: int
     columns: list[str]
     """What a request can filter by."""
+    audit: AuditInfo | None
+    """None where the index leaves nothing out, or there is none."""
 
 
 class Health(_Out):

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys.data import schema
-from recsys.retrieval.rerank import standing
+from recsys.retrieval.rerank import log_standing, standing
 
 MARKS = r"\p{M}+"  # accents, once letters are decomposed
 
@@ -62,8 +62,8 @@ class Catalogue:
 
     @cached_property
     def by_popularity(self) -> NDArray[np.float32]:
-        """[N] the standing of each item among those that were watched: from -1, the least popular, to 1."""
-        return standing(self.popularity, self.counts > 0)
+        """[N] the standing of each item among those that were watched: from -1, the least popular, to 1, by logarithms."""
+        return log_standing(self.popularity, self.counts > 0)
 
     @cached_property
     def by_arrival(self) -> NDArray[np.float32] | None:

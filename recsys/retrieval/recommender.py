@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
 from recsys.retrieval import golden, requests, rerank
+from recsys.retrieval.audit import Audit, AuditReport
 from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.columns import Columns
 from recsys.retrieval.explain import causes
@@ -30,8 +31,9 @@ class Recommender:
     eligible items are left after what is hidden, `k` come back, by (-score, item).
     """
 
-    def __init__(self, bundle: Bundle, *, known_until: KnownUntil | None = None) -> None:
-        """known_until: cut known users' histories before validation or test, for evaluation; unset: as the bundle says.
+    def __init__(self, bundle: Bundle, *, known_until: KnownUntil | None = None, audit: Audit | None = None) -> None:
+        """known_until: cut known users' histories before validation or test, for evaluation; unset: as the bundle says. audit:
+        watches the index while it serves; what it finds then shows in answers.
 
         Raises BundleError where the bundle does not answer its golden queries as it did when it was made.
         """
@@ -39,7 +41,7 @@ class Recommender:
         self.items = Catalogue(bundle.items)
         self._tastes = Tastes(bundle, self.items, known_until or bundle.manifest.known_until)
         self._columns = Columns(bundle.items, np.sort(bundle.popular) if bundle.indexed is None else bundle.indexed)
-        self._searcher = None if bundle.item_vectors is None else Searcher(bundle)
+        self._searcher = None if bundle.item_vectors is None else Searcher(bundle, audit)
         golden.check(bundle, self.recommend)
 
     def check(self, request: Request) -> None:
@@ -74,6 +76,12 @@ class Recommender:
             taste = Taste(None, reason="the item was not watched in training, so it has no vector")
             return self._answer(query, taste, [], self._popular(query))
         return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases, indexed, item, k), "exact"))
+
+    @property
+    def audit(self) -> AuditReport | None:
+        """How the index stands; None where it is not watched: there is none, or it leaves nothing out."""
+        watched = None if self._searcher is None else self._searcher.audit
+        return None if watched is None else watched.report()
 
     @property
     def columns(self) -> list[str]:
@@ -166,7 +174,7 @@ class Recommender:
             items=found.items,
             scores=found.scores,
             path=found.path,
-            fallback=found.path == "popular" and taste.reason is not None,
+            fallback=found.degraded or (found.path == "popular" and taste.reason is not None),
             version=self.bundle.version,
             reason="; ".join(reason for reason in reasons if reason) or None,
             unknown_items=unknown,

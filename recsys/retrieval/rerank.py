@@ -31,6 +31,15 @@ def standing(values_N: NDArray[np.generic], among_N: NDArray[np.bool_]) -> Float
     return standings_N
 
 
+def log_standing(values_N: NDArray[np.generic], among_N: NDArray[np.bool_]) -> Floats:
+    """[N] between -1 for the least and 1 for the largest value, by logarithms: ranks hardly tell the popular ones apart."""
+    standings_N = np.zeros(len(values_N), np.float32)
+    told = np.log(values_N[among_N].astype(np.float64))
+    if len(told):
+        standings_N[among_N] = 2 * (told - told.min()) / (np.ptp(told) or 1.0) - 1
+    return standings_N
+
+
 def reranked(
     scores_P: Floats,
     k: int,

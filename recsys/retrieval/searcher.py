@@ -3,14 +3,18 @@
 Shapes: B queries, N items, D dimensions.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
 from recsys.retrieval import ann
+from recsys.retrieval.audit import Audit
 from recsys.retrieval.filters import Items, bucket, compressed, contains, without
 from recsys.retrieval.requests import ServedBy
 from recsys.retrieval.topk import NOTHING, largest_norm, order, top_k
@@ -19,6 +23,8 @@ FEW = 4096  # so many allowed items are scored one by one, faster than anything 
 MOST_FETCHED = 4096  # candidates the index is asked for; a request that hides more is answered exactly
 LEAST_SHARE = 8  # ... or more than an eighth of what it may find
 BROAD = 4  # ... or that allows less than a quarter: the index would miss more, and cost as much (docs/benchmarks/filters.md)
+MISSES = "the index has missed too much of late"
+DEGRADED = "the index has missed too much of late, and there is no time to search exactly"
 NARROWED = "so long or so narrowed a list is searched for exactly"
 
 
@@ -35,18 +41,27 @@ class Query:
 
 @dataclass(frozen=True)
 class Found:
-    """A list by (-score, item), the path that made it, and why not the path that was asked for."""
+    """A list by (-score, item), the path that made it, and why not the path that was asked for, or why it is a worse one."""
 
     items: Items
     scores: NDArray[np.float32]
     path: ServedBy
     reason: str | None = None
+    degraded: bool = False
+
+
+class _Told(NamedTuple):
+    """For the time of one search: why the index is not asked at all, and why it is though it misses too much."""
+
+    why_exact: str | None = None
+    degraded: str | None = None
 
 
 class Searcher:
     """Answers queries with a vector from the item vectors and the index of a bundle."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, audit: Audit | None = None) -> None:
+        """audit: watches what the index misses; without, it is trusted as it was measured at export."""
         assert bundle.item_vectors is not None and bundle.indexed is not None and bundle.manifest.index is not None
         self._index, self._report, self._indexed = bundle.index, bundle.manifest.index, bundle.indexed
         self._vectors_ND = bundle.item_vectors
@@ -54,32 +69,58 @@ class Searcher:
         self._listed_N = np.zeros(len(self._vectors_ND), bool)
         self._listed_N[self._indexed] = True
         self._largest = largest_norm(self._vectors_ND)
-        self._why_exact = _why_exact(bundle)
+        self._told = _Told(_why_exact(bundle))
+        self.audit = audit if self._told.why_exact is None else None
 
     def search(self, queries: Sequence[Query]) -> list[Found]:
         """A list for each query. If `k` eligible items exist, `k` are found, and no list depends on the other queries."""
-        found = {place: self._narrowed(query) for place, query in enumerate(queries) if query.allowed is not None}
-        for size, places in self._by_fetch(queries).items():
-            found |= self._ann(queries, places, size)
+        if self.audit is None:
+            return self._search(queries, self._told)
+        asked = [query for query in queries if query.mode != "exact"]
+        told, began = self._judged(self.audit, len(asked)), time.perf_counter()
+        found = self._search(queries, told)
+        if told.why_exact is not None and asked:
+            self.audit.took((time.perf_counter() - began) * len(asked) / len(queries))
+        if asked:
+            self.audit.offer(partial(self._found_of, asked[0]))
+        return found
+
+    def _judged(self, audit: Audit, queries: int) -> _Told:
+        """What the audit says."""
+        if audit.trusted:
+            return self._told
+        if audit.may_go_exact(queries):
+            return _Told(why_exact=MISSES)
+        return _Told(degraded=DEGRADED)
+
+    def _found_of(self, query: Query) -> float | None:
+        """The share of the exact list that the index finds; None where it is not asked."""
+        (by_index,) = self._search([query], self._told)
+        if by_index.path != "ann":
+            return None
+        (exact,) = self._search([replace(query, mode="exact")], self._told)
+        return len(np.intersect1d(by_index.items, exact.items)) / len(exact.items) if len(exact.items) else None
+
+    def _search(self, queries: Sequence[Query], told: _Told) -> list[Found]:
+        found = {place: self._narrowed(query, told) for place, query in enumerate(queries) if query.allowed is not None}
+        for size, places in self._by_fetch(queries, told).items():
+            found |= self._ann(queries, places, size, told)
         missing = [place for place in range(len(queries)) if place not in found]
         for size, places in _grouped(missing, [bucket(queries[place].k) for place in missing]).items():
-            found |= self._exact(queries, places, size)
+            found |= self._exact(queries, places, size, told)
         return [found[place] for place in range(len(queries))]
 
-    def _by_fetch(self, queries: Sequence[Query]) -> dict[int, list[int]]:
+    def _by_fetch(self, queries: Sequence[Query], told: _Told) -> dict[int, list[int]]:
         """Queries for all of the index, by how many candidates each needs, which depends on nothing but the query."""
-        wanted = [place for place, query in enumerate(queries) if query.allowed is None and self._asks_index(query)]
+        wanted = [place for place, query in enumerate(queries) if query.allowed is None and _asks_index(query, told)]
         sizes = {place: bucket(self._candidates(queries[place]) + len(queries[place].hidden)) for place in wanted}
         fit = [place for place in wanted if _is_worth(sizes[place], len(self._indexed))]
         return _grouped(fit, [sizes[place] for place in fit])
 
-    def _asks_index(self, query: Query) -> bool:
-        return self._why_exact is None and query.mode != "exact"
-
     def _candidates(self, query: Query) -> int:
         return ann.candidates(self._report, query.k)
 
-    def _ann(self, queries: Sequence[Query], places: list[int], size: int) -> dict[int, Found]:
+    def _ann(self, queries: Sequence[Query], places: list[int], size: int, told: _Told) -> dict[int, Found]:
         """Lists from the index; without those that came out short, which exact search then completes."""
         vectors_BD = _stacked(queries, places)
         found = {}
@@ -87,22 +128,25 @@ class Searcher:
             query = queries[place]
             kept = without(np.unique(candidates[candidates != NOTHING]), query.hidden)
             if len(kept) >= min(query.k, self._eligible(query)):
-                found[place] = Found(*order(_vector(query), self._vectors_ND, kept, query.k), "ann")
+                found[place] = self._by_index(query, kept, told)
         return found
+
+    def _by_index(self, query: Query, kept: Items, told: _Told) -> Found:
+        return Found(*order(_vector(query), self._vectors_ND, kept, query.k), "ann", told.degraded, told.degraded is not None)
 
     def _eligible(self, query: Query) -> int:
         return len(self._indexed) - int(contains(self._indexed, query.hidden).sum())
 
-    def _narrowed(self, query: Query) -> Found:
+    def _narrowed(self, query: Query, told: _Told) -> Found:
         """The best of the allowed items: by the index where they are many; the fewer they are, the less exact search costs."""
         may_N = self._may(query)
         eligible = int(np.count_nonzero(may_N))
-        if self._asks_index(query) and self._suits_index(query, eligible):
+        if _asks_index(query, told) and self._suits_index(query, eligible):
             candidates = ann.search(self._index, self._report, _vector(query)[None], self._candidates(query), only_N=may_N)[0]
             kept = np.unique(candidates[candidates != NOTHING]).astype(np.int32)
             if len(kept) >= min(query.k, eligible):
-                return Found(*order(_vector(query), self._vectors_ND, kept, query.k), "ann")
-        return self._among(query, np.flatnonzero(may_N).astype(np.int32))
+                return self._by_index(query, kept, told)
+        return self._among(query, np.flatnonzero(may_N).astype(np.int32), told)
 
     def _may(self, query: Query) -> NDArray[np.bool_]:
         """[N] what may be listed: marks, since they cost less than looking up a hundred thousand items in one another."""
@@ -116,29 +160,34 @@ class Searcher:
         is_broad = BROAD * eligible >= len(self._indexed)
         return is_broad and _is_worth(self._candidates(query), eligible) and ann.can_narrow(self._report)
 
-    def _exact(self, queries: Sequence[Query], places: list[int], size: int) -> dict[int, Found]:
+    def _exact(self, queries: Sequence[Query], places: list[int], size: int, told: _Told) -> dict[int, Found]:
         seen = compressed([queries[place].hidden for place in places])
         vectors_BD = _stacked(queries, places)
         ids_BK, scores_BK = top_k(vectors_BD, self._vectors_ND, size, seen=seen, never=self._never, largest=self._largest)
         return {
-            place: self._cut(queries[place], ids, scores) for place, ids, scores in zip(places, ids_BK, scores_BK, strict=True)
+            place: self._cut(queries[place], ids, scores, told)
+            for place, ids, scores in zip(places, ids_BK, scores_BK, strict=True)
         }
 
-    def _cut(self, query: Query, ids: Items, scores: NDArray[np.float32]) -> Found:
+    def _cut(self, query: Query, ids: Items, scores: NDArray[np.float32], told: _Told) -> Found:
         end = min(query.k, int((ids != NOTHING).sum()))
-        return Found(ids[:end], scores[:end], "exact", self._reason(query))
+        return Found(ids[:end], scores[:end], "exact", self._reason(query, told))
 
-    def _among(self, query: Query, candidates: Items) -> Found:
+    def _among(self, query: Query, candidates: Items, told: _Told) -> Found:
         if len(candidates) <= FEW:
-            return Found(*order(_vector(query), self._vectors_ND, candidates, query.k), "exact", self._reason(query))
+            return Found(*order(_vector(query), self._vectors_ND, candidates, query.k), "exact", self._reason(query, told))
         ids_BK, scores_BK = top_k(_vector(query)[None], self._vectors_ND, query.k, allowed=candidates)
-        return self._cut(query, ids_BK[0], scores_BK[0])
+        return self._cut(query, ids_BK[0], scores_BK[0], told)
 
-    def _reason(self, query: Query) -> str | None:
+    def _reason(self, query: Query, told: _Told) -> str | None:
         """Why the exact path, where that needs saying: not to who asked for it, nor where it is simply the better one."""
         if query.mode == "exact" or (query.mode == "auto" and ann.is_exact(self._report)):
             return None
-        return self._why_exact or (NARROWED if query.mode == "ann" else None)
+        return told.why_exact or (NARROWED if query.mode == "ann" else None)
+
+
+def _asks_index(query: Query, told: _Told) -> bool:
+    return told.why_exact is None and query.mode != "exact"
 
 
 def _is_worth(candidates: int, items: int) -> bool:

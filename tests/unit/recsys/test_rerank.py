@@ -81,6 +81,13 @@ def test_standing_is_by_rank_and_equal_for_equals():
     assert rerank.standing(values, np.zeros(5, bool)).tolist() == [0] * 5
 
 
+def test_standing_by_logarithms():
+    values, among = np.array([1, 10, 100, 10, 5000]), np.array([True, True, True, True, False])
+    assert rerank.log_standing(values, among) == pytest.approx([-1, 0, 1, 0, 0])
+    assert rerank.log_standing(values, among & (values == 10)).tolist() == [0, -1, 0, -1, 0]
+    assert rerank.log_standing(values, np.zeros(5, bool)).tolist() == [0] * 5
+
+
 @given(st.integers(1, 5000))
 def test_more_is_found_than_wanted(k):
     assert k + 190 <= rerank.pool(k) <= k + 1000

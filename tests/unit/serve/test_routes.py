@@ -1,18 +1,22 @@
 """Every route answers what the recommender says, in the shape that OpenAPI promises."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import BaseModel
 
+from recsys.bundle.read import open_bundle
+from recsys.config import IndexConfig
+from recsys.retrieval.audit import Audit
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Event, Request
 from serve import schemas
 from serve.problems import PROBLEMS
 from tests.asgi import AppClient
-from tests.bundles import Planted
+from tests.bundles import Planted, planted, write_planted
 
 EVERY_ROUTE = ["/", "/docs", "/openapi.json", "/v1/items?query=film", "/v1/items/i1/similar", "/v1/users/u1", "/v1/bundle"]
 
@@ -58,6 +62,18 @@ def test_filters_on_the_catalogues_columns_are_obeyed(client: AppClient, world: 
     nothing = client.recommend({"filter": {"genres": {"all": ["Drama", "Western"]}}}).json()
     assert nothing["items"] == [] and nothing["reason"].endswith("no eligible item is left")
     assert "year" in client.get("/v1/bundle").json()["columns"]
+
+
+def test_what_an_index_misses_is_told(client: AppClient, client_of: Callable[..., AppClient], tmp_path: Path) -> None:
+    assert client.get("/v1/bundle").json()["audit"] is None
+    index = IndexConfig(kind="hnsw")
+    bundle = open_bundle(write_planted(tmp_path, world=planted(users=40, items=600), index=index, recall_floor=0.9))
+    audit = Audit(0.9, bundle.manifest.index, share=1)
+    watched = client_of(Recommender(bundle, audit=audit))
+    while watched.get("/v1/bundle").json()["audit"]["queries"] < 3:
+        assert watched.recommend({"user": "u0"}).json()["path"] == "ann"
+    told = schemas.BundleInfo.model_validate_json(watched.get("/v1/bundle").content).audit
+    assert told is not None and told.trusted and told.recall == 1 and told.audit_ms
 
 
 def test_lists_can_be_more_diverse_less_popular_and_explained(client: AppClient, world: Planted) -> None:
