@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from cluster import console
+from cluster.cli_bundle import bundle_app
 from recsys import __version__
 from recsys.config import Config, describe, load_config
-from recsys.errors import BundleError, ConfigError, RecsysError
+from recsys.errors import ConfigError, RecsysError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-bundle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check and switch published bundles.")
 app.add_typer(bundle_app, name="bundle")
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training runs: list, show, compare.")
 app.add_typer(runs_app, name="runs")
@@ -273,6 +273,7 @@ def export(
     bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles"),
     name: NameOption = None,
     refit: Annotated[bool, typer.Option("--refit", help="First train on all events, as long as validation chose.")] = False,
+    promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Serve it from now on, or only publish it.")] = True,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -289,7 +290,9 @@ def export(
     view = console.ProgressView(metric=settings.train.metric)
     told: dict[str, Any] = {"on_epoch": view.epoch, "on_step": view.step, "on_note": view.note}
     with session(settings.cluster, only_trains=True) if refit else nullcontext(), view:
-        folder = publish(run, bundles, name=name, refit=refit, index=settings.index, encoder=settings.encoder, **told)
+        folder = publish(
+            run, bundles, name=name, refit=refit, promote=promote, index=settings.index, encoder=settings.encoder, **told
+        )
     print_bundle(folder)
 
 
@@ -387,59 +390,6 @@ def runs_compare(
     if not run_tables.same_dataset(found):
         console.say("Not all are known to have learnt from the same dataset: their metrics cannot be compared, none is marked.")
     console.say(f"Curves: {picture}" if picture else "No curves: none of these runs has finished an epoch.")
-
-
-@bundle_app.command("list")
-def bundle_list(bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles")) -> None:
-    """The bundles under a root, newest last; the one served is marked."""
-    from recsys.bundle import store
-
-    if not bundles.is_dir():
-        raise BundleError(f"{bundles}: no such folder. `recsys export RUN {bundles}` makes it.")
-    rows = [(b.name, b.version, "served" if b.current else "", b.model, b.items, b.users) for b in store.listing(bundles)]
-    console.print_rows(
-        f"Bundles in {bundles}", ("name", "version", "", "model", "items", "users"), rows, right=("items", "users")
-    )
-
-
-@bundle_app.command("show")
-def bundle_show(bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")]) -> None:
-    """The manifest as JSON."""
-    from recsys.bundle import store
-
-    print(store.read_manifest(store.resolve(bundle)).model_dump_json(indent=2))
-
-
-@bundle_app.command("verify")
-def bundle_verify(bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")]) -> None:
-    """Hash every file, open the bundle, and answer its golden queries."""
-    from recsys.bundle import store
-    from recsys.retrieval.recommender import Recommender
-
-    folder = store.resolve(bundle)
-    files = store.verify(folder, check=Recommender)
-    console.say(f"{folder}: {files} files are as the manifest says, golden queries answered as recorded.")
-
-
-@bundle_app.command("promote")
-def bundle_promote(
-    bundles: Annotated[Path, typer.Argument(help="Folder of one bundle's versions.")],
-    version: Annotated[str, typer.Argument(help="The version to serve from now on.")],
-) -> None:
-    """Make a version the one served."""
-    from recsys.bundle import store
-    from recsys.retrieval.recommender import Recommender
-
-    console.say(f"{bundles}: now serves {store.promote(bundles, version, check=Recommender)}.")
-
-
-@bundle_app.command("rollback")
-def bundle_rollback(bundles: Annotated[Path, typer.Argument(help="Folder of one bundle's versions.")]) -> None:
-    """Serve the version before the current one again."""
-    from recsys.bundle import store
-    from recsys.retrieval.recommender import Recommender
-
-    console.say(f"{bundles}: now serves {store.rollback(bundles, check=Recommender)}.")
 
 
 @app.command()

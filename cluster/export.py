@@ -65,6 +65,7 @@ def export(
     *,
     name: str | None = None,
     refit: bool = False,
+    promote: bool = True,
     index: IndexConfig | None = None,
     encoder: EncoderConfig | None = None,
     version: str | None = None,
@@ -72,7 +73,7 @@ def export(
     on_step: OnStep | None = None,
     on_note: OnNote | None = None,
 ) -> Path:
-    """Publish `<bundles>/<name>/<version>` from a run folder, and serve it from now on. Returns its folder.
+    """Publish `<bundles>/<name>/<version>` from a run folder and, if `promote`, serve it from now on. Returns its folder.
 
     name: by default the run's. refit: first train on all segments for as many epochs as validation chose, at the learning rates
     of that run, on the Ray that the caller connected (`cluster.session`); the metrics stay those of the run. on_epoch, on_step,
@@ -101,7 +102,7 @@ def export(
         if (encodes := encoder_of([model] if model.fold_in != "parts" else model.parts)) is not None:
             contents, compared = _with_encoder(contents, encodes, encoder)
             finish = partial(_measured, compared=compared, audit_users=index.audit_users)
-    return write_bundle(Path(bundles), name, contents, version=version, finish=finish)
+    return write_bundle(Path(bundles), name, contents, version=version, finish=finish, promote=promote)
 
 
 def _open(run: Path) -> _Source:

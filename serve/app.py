@@ -19,13 +19,13 @@ from fastapi import FastAPI
 from ray import serve as ray_serve
 
 from recsys.bundle import store
-from recsys.bundle.read import Bundle, open_bundle
+from recsys.bundle.read import open_bundle
 from recsys.errors import ConfigError, RecsysError
-from recsys.retrieval.audit import Audit
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
 from serve.http import create_app
+from serve.live import Live
 
 APP_NAME = "recsys"
 OBJECT_STORE_BYTES = 100 << 20  # requests and answers are small
@@ -39,22 +39,15 @@ class Replica:
     """One process that answers: HTTP, batching and recommender in one, so that a request crosses no further border."""
 
     def __init__(self, args: ServeArgs) -> None:
-        self.args = args
-        bundle = open_bundle(store.resolve(Path(args.bundles), args.name))
-        self.recommender = Recommender(bundle, audit=_audit_of(bundle, args))
-        self.recommender.search("a", 1)  # folds every title, which the first visitor should not wait for
+        self.args, self.live = args, Live(args)
+        self.live.watch()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(lambda: self.recommender, self.args, echo_request_id=False)
+        return create_app(lambda: self.live, self.args, echo_request_id=False)
 
     def check_health(self) -> None:
         """Ray replaces a replica that fails this three times."""
-        self.recommender.recommend([Request(k=1)])
-
-
-def _audit_of(bundle: Bundle, args: ServeArgs) -> Audit | None:
-    report, floor = bundle.manifest.index, bundle.manifest.recall_floor
-    return None if report is None else Audit(floor, report, share=args.audit_share, capacity=args.exact_share)
+        self.live.served.recommender.recommend([Request(k=1)])
 
 
 def build(args: ServeArgs) -> ray_serve.Application:

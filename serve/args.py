@@ -57,6 +57,8 @@ class ServeArgs(BaseModel):
     """How long a first request waits for company; 0: only for what has already arrived."""
     batch_in_thread: bool = False
     """Compute in a thread of its own instead of on the event loop."""
+    watch_s: float = Field(5, ge=0, le=3600)
+    """Seconds after which a replica looks again which bundle is to be served, and takes a new one; 0: never."""
     audit_share: float = Field(0.01, ge=0, le=1)
     """Share of a replica's time in which it answers queries a second time, exactly, to see what the index misses; 0: none."""
     exact_share: float = Field(0.5, ge=0, le=1)

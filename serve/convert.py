@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from recsys.errors import RequestError
 from recsys.retrieval.recommender import Recommender
@@ -42,14 +43,14 @@ class Describer:
     """Items as JSON objects, remembered: reading a row of Arrow takes longer than finding which."""
 
     def __init__(self) -> None:
-        self._latest: tuple[Recommender, Callable[[int], dict[str, Any]]] | None = None  # replaced as a whole: threads ask
+        self._of: WeakKeyDictionary[Recommender, Callable[[int], dict[str, Any]]] = WeakKeyDictionary()
 
     def of(self, recommender: Recommender) -> Callable[[int], dict[str, Any]]:
         """What describes the items of this recommender; its results are shared, so copy them."""
-        latest = self._latest
-        if latest is None or latest[0] is not recommender:
-            latest = self._latest = (recommender, lru_cache(REMEMBERED)(recommender.items.describe))
-        return latest[1]
+        describe = self._of.get(recommender)
+        if describe is None:
+            describe = self._of[recommender] = lru_cache(REMEMBERED)(recommender.items.describe)
+        return describe
 
 
 def user_json(user: User, version: str) -> dict[str, Any]:

@@ -26,19 +26,20 @@ from serve import problems, schemas
 from serve.args import MAX_ID_LENGTH, MAX_QUERY_LENGTH, ServeArgs
 from serve.batching import Batcher, Overloaded
 from serve.convert import Describer, manifest_json, problem_of, to_request, user_json
+from serve.live import Live
 from serve.middleware import BodyLimit, Envelope, request_id_of
 from serve.openapi import document, refusals
 from serve.pages import page_routes
 from serve.problems import Problem
 
-Provider = Callable[[], Recommender | None]
+Provider = Callable[[], Live | None]
 Json = dict[str, Any]
 
 IdPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH, description="Percent-encoded; slashes may stay.")]
 
 
 class Service:
-    """The questions of the API, asked of whatever recommender is current when a batch is answered."""
+    """The questions of the API, asked of whatever bundle is current when a batch is answered."""
 
     def __init__(self, provider: Provider, args: ServeArgs) -> None:
         self.provider, self.args = provider, args
@@ -56,12 +57,16 @@ class Service:
             self._answer_batch, max_batch=1, max_queued=args.max_requests, executor=ThreadPoolExecutor(1, "explain")
         )
 
-    def recommender(self) -> Recommender:
-        """The current one. Raises Problem `not_ready` before there is any."""
-        recommender = self.provider()
-        if recommender is None:
+    def live(self) -> Live:
+        """What is served. Raises Problem `not_ready` before there is anything."""
+        live = self.provider()
+        if live is None:
             raise Problem("not_ready", "Try again in a few seconds.", {"Retry-After": "2"})
-        return recommender
+        return live
+
+    def recommender(self, user: str | None = None) -> Recommender:
+        """The current one, or for some users the canary's."""
+        return self.live().served.of(user)
 
     async def recommend(self, body: bytes, request_id: str) -> Json:
         """One answer, or with `requests` an answer or a problem for each. Raises Problem if there is nothing to answer."""
@@ -97,7 +102,7 @@ class Service:
         """A request fit for a batch. Everything that one request can have wrong is found here, before it has neighbours."""
         try:
             request = to_request(self.request_model.model_validate(value))
-            self.recommender().check(request)
+            self.recommender(request.user).check(request)
         except ValidationError as error:
             raise problems.invalid(problems.explain(error.errors(include_url=False, include_input=False))) from None
         except RequestError as error:
@@ -116,7 +121,17 @@ class Service:
         return [next(told) if request.explain else next(plain) for request in requests]
 
     def _answer_batch(self, requests: list[Request]) -> list[Json | Problem]:
-        recommender = self.recommender()  # one for the whole batch: an answer never mixes two bundles
+        served = self.live().served  # one for the whole batch: an answer never mixes two bundles
+        if served.canary is None:
+            return self._answers(served.recommender, requests)
+        whose = [served.of(request.user) for request in requests]
+        answers = {
+            id(each): iter(self._answers(each, [request for request, of in zip(requests, whose, strict=True) if of is each]))
+            for each in served.all
+        }
+        return [next(answers[id(of)]) for of in whose]
+
+    def _answers(self, recommender: Recommender, requests: Sequence[Request]) -> list[Json | Problem]:
         describe = self.describer.of(recommender)
         return [
             problem_of(answer) if isinstance(answer, RequestError) else answer_json(answer, describe)
@@ -127,7 +142,7 @@ class Service:
 def create_app(provider: Provider, args: ServeArgs, *, echo_request_id: bool = True) -> FastAPI:
     """The whole HTTP application.
 
-    provider: the recommender to answer with, asked at every batch, so that it can be exchanged; None: not ready.
+    provider: what is served, asked at every batch; None: not ready.
     echo_request_id: False where an outer server writes X-Request-Id into answers by itself, as Ray's proxy does.
     """
     # Swagger's pages would be loaded from elsewhere: /docs is a page of our own.
@@ -175,7 +190,7 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
     @app.get("/v1/users/{user_id:path}", tags=["catalogue"], response_model=schemas.User)
     async def user(user_id: IdPath, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
         """A known user and the latest of what he took."""
-        recommender = service.recommender()
+        recommender = service.recommender(user_id)
         return _json(user_json(recommender.user(user_id, limit), recommender.bundle.version))
 
 
@@ -185,7 +200,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """What is served, what made it, and how good it measured."""
         recommender = service.recommender()
         audit = None if recommender.audit is None else asdict(recommender.audit)
-        more = {"max_k": service.args.max_k, "columns": recommender.columns, "audit": audit}
+        more = {"max_k": service.args.max_k, "columns": recommender.columns, "audit": audit, **_state(service.live())}
         return _json(manifest_json(recommender.bundle.manifest, more))
 
     @app.get("/healthz", tags=["state"], response_model=schemas.Health)
@@ -197,6 +212,14 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def readyz() -> Response:
         """Whether a bundle is open, so that requests can be answered; 503 if not."""
         return _json({"status": "ok", "bundle": service.recommender().bundle.version})
+
+
+def _state(live: Live) -> Json:
+    canary = live.served.canary
+    return {
+        "canary": None if canary is None else {"version": canary.bundle.version, "share": live.served.share},
+        "rejected": None if live.rejected is None else asdict(live.rejected),
+    }
 
 
 def _add_problem_handlers(app: FastAPI) -> None:

@@ -72,7 +72,7 @@ class RecommendRequest(_In):
     mode: Literal["auto", "ann", "exact"] = "auto"
     """How to search: approximately, exactly, or as the bundle's measured recall allows."""
     diversity: float = Field(0, ge=0, le=1)
-    """How much unlike one another the items should be: 0 not at all, .1 somewhat, .5 a great deal, 1 whatever they are worth."""
+    """How much unlike one another the items should be: 0 not at all, .1 somewhat, .5 a great deal, 1 at any price."""
     popularity: float = Field(0, ge=-1, le=1)
     """More of what is popular (up to 1), or of what is not (down to -1)."""
     recency: float = Field(0, ge=-1, le=1)
@@ -193,6 +193,20 @@ class AuditInfo(_Out):
     """Queries that an index answered which was not trusted, for want of time."""
 
 
+class CanaryInfo(_Out):
+    """A bundle that answers a share of the users, by their ids."""
+
+    version: str
+    share: float
+
+
+class RejectedInfo(_Out):
+    """A bundle that was not taken."""
+
+    version: str
+    why: str
+
+
 class BundleInfo(_Out):
     """What is served, what made it and how good it measured."""
 
@@ -215,6 +229,10 @@ class BundleInfo(_Out):
     max_k: int
     columns: list[str]
     """What a request can filter by."""
+    canary: CanaryInfo | None
+    """What else is served, if there is something."""
+    rejected: RejectedInfo | None
+    """The latest bundle that was to be served and is not, being bad."""
     audit: AuditInfo | None
     """None where the index leaves nothing out, or there is none."""
 

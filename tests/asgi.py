@@ -7,6 +7,17 @@ from typing import Any, Self
 
 import httpx
 
+from serve.live import Served
+
+
+class Fixed:
+    """Stands for `serve.live.Live` where nothing is exchanged."""
+
+    rejected = None
+
+    def __init__(self, recommender: Any) -> None:
+        self.served = Served(recommender)
+
 
 class AppClient:
     """`httpx` without a network. Exceptions that the application lets out become visible as such."""

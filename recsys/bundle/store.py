@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys.bundle import inventory
-from recsys.bundle.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest
+from recsys.bundle.manifest import CANARY_FILE, CURRENT_FILE, MANIFEST_FILE, Manifest
 from recsys.bundle.read import Bundle, open_bundle
 from recsys.errors import BundleError, ConfigError
 
@@ -33,7 +33,7 @@ class Listed:
 
 def plain(name: str) -> str:
     """The name itself, if it can be one folder's name. Raises ConfigError."""
-    if name in (CURRENT_FILE, MANIFEST_FILE):
+    if name in (CURRENT_FILE, CANARY_FILE, MANIFEST_FILE):
         raise ConfigError(f"{name}: a file of that name means something else among bundles. Choose another name.")
     if not PLAIN_NAME.fullmatch(name):
         raise ConfigError(f"{name!r}: use letters, digits, dots, dashes and underscores, beginning with a letter or digit.")
@@ -99,9 +99,7 @@ def verify(folder: Path, check: Check | None = None) -> int:
 def promote(folder: Path, version: str, check: Check | None = None) -> str:
     """Serve a version from now on; verified before, so that a bad one never replaces a good one. Returns it."""
     folder = Path(folder)
-    if version not in versions(folder):
-        raise BundleError(f"{folder}: no version {version}. There are: {', '.join(versions(folder)) or 'none'}.")
-    verify(folder / version, check)
+    _verify_version(folder, version, check)
     with locked(folder):
         point(folder, version)
     return version
@@ -117,14 +115,52 @@ def rollback(folder: Path, check: Check | None = None) -> str:
     return promote(folder, before[-1], check)
 
 
+def canary(folder: Path) -> tuple[str, float] | None:
+    """The version that a share of the users of a name is answered from, and the share; None where there is none."""
+    try:
+        version, share = (folder / CANARY_FILE).read_text("ascii").split()
+        return (version, float(share)) if PLAIN_NAME.fullmatch(version) and 0 < float(share) < 1 else None
+    except (OSError, ValueError):
+        return None
+
+
+def set_canary(folder: Path, version: str | None, share: float, check: Check | None = None) -> None:
+    """Answer a share of the users from another version from now on, verified before; None: no longer.
+
+    Raises BundleError for a version that is not there or is bad, ConfigError for a share that is none.
+    """
+    folder = Path(folder)
+    if version is None:
+        (folder / CANARY_FILE).unlink(missing_ok=True)
+        return
+    if not 0 < share < 1:
+        raise ConfigError(f"--share {share}: give a share between 0 and 1, such as 0.05.")
+    _verify_version(folder, version, check)
+    with locked(folder):
+        _replace(folder, CANARY_FILE, f"{version} {share}")
+
+
+def state(folder: Path) -> str:
+    """Changes when a bundle does. Raises BundleError where there is none."""
+    try:
+        stat = (folder / MANIFEST_FILE).stat()
+    except OSError:
+        raise BundleError(f"{folder}: no bundle here. See `recsys bundle list`.") from None
+    return f"{stat.st_mtime_ns} {stat.st_size} {stat.st_ino}"
+
+
 def point(folder: Path, version: str) -> None:
     """Replace CURRENT as a whole; call it while `locked`."""
+    _replace(folder, CURRENT_FILE, version)
+
+
+def _replace(folder: Path, name: str, line: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".current-", delete=False) as file:
-        file.write(version + "\n")
+        file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
     Path(file.name).chmod(0o644)
-    Path(file.name).replace(folder / CURRENT_FILE)
+    Path(file.name).replace(folder / name)
     sync_folder(folder)
 
 
@@ -143,6 +179,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _verify_version(folder: Path, version: str, check: Check | None) -> None:
+    if version not in versions(folder):
+        raise BundleError(f"{folder}: no version {version}. There are: {', '.join(versions(folder)) or 'none'}.")
+    verify(folder / version, check)
 
 
 def _is_version(path: Path) -> bool:

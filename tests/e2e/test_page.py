@@ -15,6 +15,7 @@ from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Event, Request
 from serve.args import ServeArgs
 from serve.http import create_app
+from tests.asgi import Fixed
 from tests.bundles import planted, write_planted
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install -e .[dev]")
@@ -58,7 +59,7 @@ class Site:
         self.recommender = recommender
         self.asked: list[Any] = []
         self.held: dict[str, Held] = {}
-        self._app = create_app(lambda: recommender, ServeArgs(bundles="planted"))
+        self._app = create_app(lambda: Fixed(recommender), ServeArgs(bundles="planted"))
         self._server = uvicorn.Server(uvicorn.Config(self, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run)

@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
+from recsys.bundle import store
 from recsys.bundle.manifest import ITEM_VECTORS
 from recsys.bundle.read import open_bundle
 from recsys.errors import BundleError, ConfigError
@@ -37,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(root: Path) -> Iterator[str]:
     before = os.environ.pop("RAY_ADDRESS", None)
-    with serving(ServeArgs(bundles=str(root), port=0, replicas=2)) as url:
+    with serving(ServeArgs(bundles=str(root), port=0, replicas=2, watch_s=0.5)) as url:
         yield url
     if before:
         os.environ["RAY_ADDRESS"] = before
@@ -117,6 +120,45 @@ def test_a_second_service_on_the_same_ray_is_refused(root: Path, url: str) -> No
     with pytest.raises(ConfigError, match="already runs"), serving(ServeArgs(bundles=str(root), port=0)):
         raise AssertionError("served")
     assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_a_new_bundle_is_taken_under_load_and_a_bad_one_is_not(root: Path, url: str) -> None:
+    """Two replicas, every answer a good one and from one bundle, while bundles come, bad ones among them."""
+    first = httpx.get(f"{url}/v1/bundle").json()["version"]
+    done, answered = threading.Event(), []
+
+    def ask() -> None:
+        with httpx.Client() as client:
+            while not done.is_set():
+                answered.append(client.post(f"{url}/v1/recommend", json={"user": "u3"}))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        bad = write_planted(root, world=planted(USERS, seed=1), version="z-bad")
+        vectors = np.load(bad / ITEM_VECTORS)
+        np.save(bad / ITEM_VECTORS, np.roll(vectors, 1, axis=0))
+        rehash(bad, ITEM_VECTORS)
+        until(lambda: (httpx.get(f"{url}/v1/bundle").json()["rejected"] or {}).get("version") == "z-bad")
+        write_planted(root, world=planted(USERS, seed=2), version="z-good")
+        until(lambda: all(httpx.get(f"{url}/v1/bundle").json()["version"] == "z-good" for _ in range(20)))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        store.promote(root / "films", first)
+    until(lambda: all(httpx.get(f"{url}/v1/bundle").json()["version"] == first for _ in range(20)))
+    assert len(answered) > 50 and {answer.status_code for answer in answered} == {200}
+    lists = {(answer.json()["bundle"], *(item["item_id"] for item in answer.json()["items"])) for answer in answered}
+    assert {bundle for bundle, *_ in lists} == {first, "z-good"} and len(lists) == 2
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.2)
 
 
 def test_serve_run_builds_the_application_from_strings(root: Path, tmp_path: Path) -> None:

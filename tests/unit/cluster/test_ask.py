@@ -13,7 +13,7 @@ from recsys.errors import RequestError
 from recsys.retrieval.recommender import Recommender
 from serve.args import ServeArgs
 from serve.http import create_app
-from tests.asgi import AppClient
+from tests.asgi import AppClient, Fixed
 from tests.bundles import contents_of, planted, write_planted
 
 WORLD = planted()
@@ -35,7 +35,7 @@ def test_the_command_line_says_what_the_service_says(bundle: Path, capsys: pytes
         ask.print_json(answer)
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     recommender = Recommender(open_bundle(bundle))
-    with AppClient(create_app(lambda: recommender, ServeArgs(bundles="planted"))) as client:
+    with AppClient(create_app(lambda: Fixed(recommender), ServeArgs(bundles="planted"))) as client:
         served = [client.recommend({"user": user, "k": 5, "mode": mode}).json() for user in users]
     assert told == [{"user": user, **answer} for user, answer in zip(users, served, strict=True)]
     assert told[0]["items"][0]["released"] == "1999-01-02" and told[0]["items"][0]["budget"] is None

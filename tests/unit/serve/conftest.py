@@ -9,7 +9,7 @@ from recsys.bundle.read import open_bundle
 from recsys.retrieval.recommender import Recommender
 from serve.args import ServeArgs
 from serve.http import create_app
-from tests.asgi import AppClient
+from tests.asgi import AppClient, Fixed
 from tests.bundles import Planted, planted, write_planted
 
 TITLES = [f"Film {number}" for number in range(57)] + ["Żółć Ω 🎬", "<img src=x onerror=alert(1)>", "Σ/slash?"]
@@ -27,11 +27,12 @@ def recommender(world: Planted, tmp_path_factory: pytest.TempPathFactory) -> Rec
 
 @pytest.fixture(scope="session")
 def client_of(recommender: Recommender) -> Iterator[Callable[..., AppClient]]:
-    """A client of the application with some arguments, for the planted recommender or for another."""
+    """A client of the application with some arguments, for the planted recommender, another, none, or what is `live`."""
     made: list[AppClient] = []
 
-    def make(recommender: Any = recommender, **args: Any) -> AppClient:
-        made.append(AppClient(create_app(lambda: recommender, ServeArgs(bundles="planted", **args))))
+    def make(recommender: Any = recommender, live: Any = None, **args: Any) -> AppClient:
+        served = live or (None if recommender is None else Fixed(recommender))
+        made.append(AppClient(create_app(lambda: served, ServeArgs(bundles="planted", **args))))
         return made[-1]
 
     yield make

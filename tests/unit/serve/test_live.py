@@ -1,0 +1,172 @@
+"""A new bundle takes the old one's place in one step, a bad one does not, and a canary answers the same users every time."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.bundle import store
+from recsys.bundle.ids import hash_id
+from recsys.bundle.manifest import ITEM_VECTORS
+from recsys.errors import BundleError, ConfigError
+from recsys.retrieval.recommender import Recommender
+from serve import schemas
+from serve.args import ServeArgs
+from serve.live import Live
+from tests.asgi import AppClient
+from tests.bundles import planted, rehash, write_planted
+
+OLD, NEW = planted(), planted(seed=1)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
+    write_planted(tmp_path / "bundles", world=OLD, version="a")
+    return tmp_path / "bundles"
+
+
+def live_of(root: Path, **args: Any) -> Live:
+    return Live(ServeArgs(bundles=str(root), **args))
+
+
+def spoil(folder: Path) -> None:
+    """Whole as far as hashes can say, but its golden queries are answered otherwise."""
+    np.save(folder / ITEM_VECTORS, np.roll(np.load(folder / ITEM_VECTORS), 1, axis=0))
+    rehash(folder, ITEM_VECTORS)
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_a_new_current_answers_from_the_next_request_on(root: Path, client_of: Callable[..., AppClient]) -> None:
+    live = live_of(root)
+    client = client_of(live=live)
+    assert not live.look()
+    before = client.recommend({"user": "u3"}).json()
+    assert before["bundle"] == "a" and ids(before) == [f"i{item}" for item in OLD.wanted(3, 10)]
+    write_planted(root, world=NEW, version="b")
+    assert client.recommend({"user": "u3"}).json()["bundle"] == "a"  # until it looks
+    assert live.look() and live.swaps == 1
+    after = client.recommend({"user": "u3"}).json()
+    assert after["bundle"] == "b" and ids(after) == [f"i{item}" for item in NEW.wanted(3, 10)]
+    assert client.get("/v1/bundle").json()["version"] == "b" and client.get("/readyz").json()["bundle"] == "b"
+    store.rollback(root / "films", check=Recommender)
+    assert live.look() and client.recommend({"user": "u3"}).json() == before
+
+
+def test_a_bad_one_is_refused_and_said_and_the_old_one_goes_on(root: Path, client_of: Callable[..., AppClient]) -> None:
+    live = live_of(root)
+    client = client_of(live=live)
+    spoil(write_planted(root, world=NEW, version="b"))
+    for _ in range(3):
+        assert not live.look() and client.recommend({"user": "u3"}).json()["bundle"] == "a"
+    told = schemas.BundleInfo.model_validate_json(client.get("/v1/bundle").content)
+    assert told.version == "a" and told.rejected is not None
+    assert told.rejected.version == "b" and "golden" in told.rejected.why
+    write_planted(root, world=NEW, version="c")
+    assert live.look() and client.get("/v1/bundle").json()["rejected"] is None
+
+
+def test_a_bad_one_is_opened_once_until_it_is_another(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = live_of(root)
+    folder = write_planted(root, world=NEW, version="b")
+    vectors = np.load(folder / ITEM_VECTORS)
+    spoil(folder)
+    opened: list[Path] = []
+    before = Live._opened
+    monkeypatch.setattr(Live, "_opened", lambda self, folder: (opened.append(folder), before(self, folder))[1])
+    for _ in range(3):
+        live.look()
+    assert len(opened) == 1
+    np.save(folder / ITEM_VECTORS, vectors)
+    rehash(folder, ITEM_VECTORS)
+    assert live.look() and live.served.recommender.bundle.version == "b" and len(opened) == 2
+
+
+@pytest.mark.parametrize("content", [None, "nowhere\n", "../a\n", ""])
+def test_a_broken_current_is_refused_and_said(root: Path, content: str | None) -> None:
+    live = live_of(root)
+    current = root / "films" / "CURRENT"
+    if content is None:
+        current.unlink()
+    else:
+        current.write_text(content)
+    assert not live.look() and live.rejected is not None and live.served.recommender.bundle.version == "a"
+    with pytest.raises(BundleError):
+        live_of(root)
+
+
+def test_it_looks_by_itself(root: Path) -> None:
+    live = live_of(root, watch_s=0.01)
+    live.watch()
+    write_planted(root, world=NEW, version="b")
+    came = threading.Event()
+    for _ in range(1000):
+        if live.served.recommender.bundle.version == "b":
+            break
+        came.wait(0.01)
+    live.stop()
+    assert live.served.recommender.bundle.version == "b"
+
+
+# Canary
+
+
+def test_a_canary_answers_its_share_of_the_users_and_always_the_same(root: Path, client_of: Callable[..., AppClient]) -> None:
+    live = live_of(root)
+    client = client_of(live=live)
+    write_planted(root, world=NEW, version="b", promote=False)
+    store.set_canary(root / "films", "b", 0.3, check=Recommender)
+    assert live.look() and live.swaps == 0
+    users = [f"u{user}" for user in range(24)]
+    chosen = {user for user in users if hash_id(f"b {user}") < 0.3 * 2**64}
+    assert 0 < len(chosen) < 24
+    for _ in range(2):
+        answers = client.recommend({"requests": [{"user": user} for user in users]}).json()["answers"]
+        assert {user for user, answer in zip(users, answers, strict=True) if answer["bundle"] == "b"} == chosen
+        for user, answer in zip(users, answers, strict=True):
+            world = NEW if user in chosen else OLD
+            assert ids(answer) == [f"i{item}" for item in world.wanted(int(user[1:]), 10)]
+    assert client.recommend({"history": [{"item": "i1"}]}).json()["bundle"] == "a"
+    assert client.get("/v1/bundle").json()["canary"] == {"version": "b", "share": 0.3}
+    store.set_canary(root / "films", "b", 0.6, check=Recommender)
+    live.look()
+    wider = {user for user in users if live.served.of(user).bundle.version == "b"}
+    assert wider > chosen  # whoever had it keeps it
+    store.set_canary(root / "films", None, 0)
+    assert live.look() and client.get("/v1/bundle").json()["canary"] is None
+    assert client.recommend({"user": next(iter(chosen))}).json()["bundle"] == "a"
+
+
+def test_a_bad_canary_is_refused(root: Path) -> None:
+    live = live_of(root)
+    folder = write_planted(root, world=NEW, version="b", promote=False)
+    with pytest.raises(ConfigError, match="share"):
+        store.set_canary(root / "films", "b", 1.5)
+    with pytest.raises(BundleError, match="no version c"):
+        store.set_canary(root / "films", "c", 0.5)
+    store.set_canary(root / "films", "b", 0.5, check=Recommender)
+    spoil(folder)
+    live.look()
+    assert live.served.canary is None and live.rejected is not None and live.rejected.version == "b"
+    with pytest.raises(BundleError, match="golden"):
+        store.set_canary(root / "films", "b", 0.5, check=Recommender)
+
+
+def test_one_versions_own_folder_is_all_that_is_meant(root: Path) -> None:
+    live = live_of(root / "films" / "a")
+    write_planted(root, world=NEW, version="b")
+    store.set_canary(root / "films", "b", 0.5)
+    assert not live.look() and live.served.all[0].bundle.version == "a" and live.served.canary is None
+
+
+def test_users_whose_ids_are_no_text_are_served(root: Path) -> None:
+    live = live_of(root)
+    store.set_canary(root / "films", "a", 0.5)
+    live.look()
+    assert live.served.of("\ud800").bundle.version == "a"
