@@ -13,12 +13,14 @@ import typer
 
 from cluster import console
 from cluster.cli_bundle import bundle_app
+from cluster.cli_events import events_app
 from recsys import __version__
 from recsys.config import Config, describe, load_config
 from recsys.errors import ConfigError, RecsysError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(events_app, name="events")
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training runs: list, show, compare.")
 app.add_typer(runs_app, name="runs")
 
@@ -434,12 +436,14 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     name: Annotated[str | None, typer.Option("--name", help="Which bundle, where the root holds several.")] = None,
     ingress: Annotated[str, typer.Option(help="ray, or haproxy: several times faster, needs --host beyond loopback.")] = "ray",
+    events: Annotated[str, typer.Option(help="Where events go: auto, none, a file, redis, redis://HOST:PORT/0.")] = "auto",
 ) -> None:
     """Answer over HTTP until Ctrl-C."""
     from serve.app import run
     from serve.args import make_args
 
-    args = make_args(bundles=str(bundles.resolve()), name=name, host=host, port=port, replicas=replicas, ingress=ingress)
+    told = {"host": host, "port": port, "replicas": replicas, "ingress": ingress, "events": events}
+    args = make_args(bundles=str(bundles.resolve()), name=name, **told)
     run(args, ready=console.say_serving)
 
 

@@ -24,6 +24,7 @@ from recsys.errors import ConfigError, RecsysError
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
+from serve.events.feed import Feed, open_store
 from serve.http import create_app
 from serve.live import Live
 
@@ -41,9 +42,11 @@ class Replica:
     def __init__(self, args: ServeArgs) -> None:
         self.args, self.live = args, Live(args)
         self.live.watch()
+        store = open_store(args.events, Path(args.bundles))
+        self.feed = None if store is None else Feed(store)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(lambda: self.live, self.args, echo_request_id=False)
+        return create_app(lambda: self.live, self.args, self.feed, echo_request_id=False)
 
     def check_health(self) -> None:
         """Ray replaces a replica that fails this three times."""

@@ -15,6 +15,8 @@ MAX_LIST = 10_000
 """Longest history, `exclude` or `allow` of one request."""
 MAX_FILTERS = 32
 """Most columns of one request's `filter`."""
+MAX_EVENTS = 1_000
+"""Most events of one body."""
 MAX_VALUES = 1_000
 """Most values of one of its lists."""
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
@@ -57,6 +59,9 @@ class ServeArgs(BaseModel):
     """How long a first request waits for company; 0: only for what has already arrived."""
     batch_in_thread: bool = False
     """Compute in a thread of its own instead of on the event loop."""
+    events: str = Field("auto", min_length=1)
+    """Where events are kept that come while serving: `auto`, a file beside the bundles; a file's path; `redis`, where
+    $RECSYS_REDIS_URL says, or an address, for replicas on several hosts; `none`."""
     watch_s: float = Field(5, ge=0, le=3600)
     """Seconds after which a replica looks again which bundle is to be served, and takes a new one; 0: never."""
     audit_share: float = Field(0.01, ge=0, le=1)

@@ -26,6 +26,8 @@ from serve import problems, schemas
 from serve.args import MAX_ID_LENGTH, MAX_QUERY_LENGTH, ServeArgs
 from serve.batching import Batcher, Overloaded
 from serve.convert import Describer, manifest_json, problem_of, to_request, user_json
+from serve.events import intake
+from serve.events.feed import AWAY, Feed
 from serve.live import Live
 from serve.middleware import BodyLimit, Envelope, request_id_of
 from serve.openapi import document, refusals
@@ -41,8 +43,8 @@ IdPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH, description
 class Service:
     """The questions of the API, asked of whatever bundle is current when a batch is answered."""
 
-    def __init__(self, provider: Provider, args: ServeArgs) -> None:
-        self.provider, self.args = provider, args
+    def __init__(self, provider: Provider, args: ServeArgs, feed: Feed | None = None) -> None:
+        self.provider, self.args, self.feed = provider, args, feed
         self.request_model = schemas.request_model(args.max_k)
         self.describer = Describer()
         self.batcher: Batcher[Request, Json | Problem] = Batcher(
@@ -120,7 +122,28 @@ class Service:
             raise problems.overloaded(full.retry_after_s) from None
         return [next(told) if request.explain else next(plain) for request in requests]
 
+    async def keep(self, body: bytes) -> Json:
+        """Take one event, or with `events` several. Raises Problem where nothing was kept."""
+        return await intake.keep(self.feed, _parse(body), self.recommender().items)
+
+    def user(self, user_id: str, limit: int) -> Json:
+        """A known user with his latest events, those since the bundle first. Raises RequestError for a stranger."""
+        recommender = self.recommender(user_id)
+        found = {} if self.feed is None else self.feed.of([user_id])
+        since = (found or {}).get(user_id, [])
+        return user_json(recommender.user(user_id, limit, since), recommender.bundle.version)
+
     def _answer_batch(self, requests: list[Request]) -> list[Json | Problem]:
+        if self.feed is None:
+            return self._answer_all(requests)
+        asked, reached = self.feed.added(requests)
+        replies = self._answer_all(asked)
+        for request, reply in zip(requests, replies, strict=True) if not reached else ():
+            if request.user is not None and not isinstance(reply, Problem):
+                reply["reason"] = f"{reply['reason']}; {AWAY}" if reply["reason"] else AWAY
+        return replies
+
+    def _answer_all(self, requests: list[Request]) -> list[Json | Problem]:
         served = self.live().served  # one for the whole batch: an answer never mixes two bundles
         if served.canary is None:
             return self._answers(served.recommender, requests)
@@ -139,16 +162,16 @@ class Service:
         ]
 
 
-def create_app(provider: Provider, args: ServeArgs, *, echo_request_id: bool = True) -> FastAPI:
+def create_app(provider: Provider, args: ServeArgs, feed: Feed | None = None, *, echo_request_id: bool = True) -> FastAPI:
     """The whole HTTP application.
 
-    provider: what is served, asked at every batch; None: not ready.
+    provider: what is served, asked at every batch; None: not ready. feed: where events go that come; None: nowhere.
     echo_request_id: False where an outer server writes X-Request-Id into answers by itself, as Ray's proxy does.
     """
     # Swagger's pages would be loaded from elsewhere: /docs is a page of our own.
     # No redirects to the address without its last slash: they would send a body again, to wherever the Host header says.
     app = FastAPI(title="recsys", version="1", docs_url=None, redoc_url=None, responses=refusals(), redirect_slashes=False)
-    service = Service(provider, args)
+    service = Service(provider, args, feed)
     app.state.service = service
     _add_recommend(app, service)
     _add_catalogue(app, service)
@@ -171,6 +194,12 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
         _require_json(request)
         return _json(await service.recommend(await request.body(), request_id_of(request.scope)))
 
+    @app.post("/v1/events", tags=["events"], response_model=schemas.Kept)
+    async def events(request: HttpRequest) -> Response:
+        """Somebody took something: kept durably, and known to every request from now on."""
+        _require_json(request)
+        return _json(await service.keep(await request.body()))
+
     @app.get("/v1/items/{item_id:path}/similar", tags=["catalogue"], response_model=schemas.Recommendation)
     async def similar(item_id: IdPath, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)) -> Response:
         """Items like this one."""
@@ -190,8 +219,7 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
     @app.get("/v1/users/{user_id:path}", tags=["catalogue"], response_model=schemas.User)
     async def user(user_id: IdPath, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
         """A known user and the latest of what he took."""
-        recommender = service.recommender(user_id)
-        return _json(user_json(recommender.user(user_id, limit), recommender.bundle.version))
+        return _json(service.user(user_id, limit))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
@@ -200,7 +228,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """What is served, what made it, and how good it measured."""
         recommender = service.recommender()
         audit = None if recommender.audit is None else asdict(recommender.audit)
-        more = {"max_k": service.args.max_k, "columns": recommender.columns, "audit": audit, **_state(service.live())}
+        more = {
+            "max_k": service.args.max_k,
+            "columns": recommender.columns,
+            "audit": audit,
+            "takes_events": service.feed is not None,
+        }
+        more |= _state(service.live())
         return _json(manifest_json(recommender.bundle.manifest, more))
 
     @app.get("/healthz", tags=["state"], response_model=schemas.Health)

@@ -18,6 +18,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "not_json": (415, "The body must be JSON"),
     "invalid": (422, "The request cannot be answered as it is"),
     "internal": (500, "The service failed"),
+    "no_events": (503, "No events are kept at the moment"),
     "overloaded": (503, "Too many requests are waiting"),
     "not_ready": (503, "No bundle is open yet"),
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from serve.args import MAX_FILTERS, MAX_ID_LENGTH, MAX_LIST, MAX_VALUES
+from serve.args import MAX_EVENTS, MAX_FILTERS, MAX_ID_LENGTH, MAX_LIST, MAX_VALUES
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Column = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -79,6 +79,40 @@ class RecommendRequest(_In):
     """More of what came lately (up to 1), or long ago (down to -1); only where events have times."""
     explain: bool = False
     """Say of each item what in the history pulled it up."""
+
+
+class NewEvent(_In):
+    """Somebody took an item just now."""
+
+    user: Id
+    """His id; of whom nothing was known, something is from now on."""
+    item: Id
+    """The item's id, which must be in the catalogue."""
+    rating: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
+    """In the data's own scale; left out: as if he liked it."""
+    kind: str | None = Field(None, min_length=1, max_length=64)
+    """What he did, such as `view`; it is kept beside the event and has no effect."""
+    time: int | None = Field(None, ge=-INT64, lt=INT64)
+    """Unix seconds; left out: now."""
+    id: Id | None = None
+    """Names the event: sent again, it counts once. Left out: one is made, and sending again is another event."""
+
+
+class NewEvents(_In):
+    """Several; all are kept, or none."""
+
+    events: list[NewEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class Kept(_Out):
+    """The events are on disk, and every request from now on knows of them."""
+
+    kept: int
+    """How many are new."""
+    repeated: int
+    """How many were there already, by their ids."""
+    ids: list[str]
+    """Of all of them, in order."""
 
 
 class Item(_Out):
@@ -229,6 +263,8 @@ class BundleInfo(_Out):
     max_k: int
     columns: list[str]
     """What a request can filter by."""
+    takes_events: bool
+    """Whether events are taken at /v1/events."""
     canary: CanaryInfo | None
     """What else is served, if there is something."""
     rejected: RejectedInfo | None

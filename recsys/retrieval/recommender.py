@@ -92,9 +92,12 @@ class Recommender:
         """Descriptions of the items whose title holds `text`, most likely meant first."""
         return [self.items.describe(int(item)) for item in self.items.search(text, limit)]
 
-    def user(self, user_id: str, limit: int | None = None) -> User:
-        """A known user's events with titles, newest first, `limit` of them. Raises RequestError for a stranger."""
-        return self._tastes.describe(user_id, limit)
+    def user(self, user_id: str, limit: int | None = None, since: Sequence[Event] = ()) -> User:
+        """A user's events with titles, newest first, `limit` of them: those `since` the bundle, then what it knows.
+
+        Raises RequestError for a stranger.
+        """
+        return self._tastes.describe(user_id, limit, since)
 
     def taste(self, user_id: str | None, history: Sequence[Event] | None = None) -> Taste:
         """What a user, or somebody with a history, is searched for with."""

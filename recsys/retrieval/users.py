@@ -79,19 +79,24 @@ class Tastes:
         without = [self._vector(items[items != item], ratings[items != item]) for item in latest]
         return latest, whole_L - np.stack(without)
 
-    def describe(self, user_id: str, limit: int | None) -> User:
-        """A known user's events with titles, newest first, `limit` of them. Raises RequestError for a stranger."""
-        row = self._bundle.users.row(user_id)
-        if row is None:
-            raise RequestError("unknown_user", f"no user {user_id!r} in bundle {self._bundle.version}; send a history instead.")
-        stored = self._stored(row)
-        places = range(stored.stop - 1, stored.start - 1, -1)[:limit]
-        return User(user_id, stored.stop - stored.start, [self._describe(place) for place in places])
+    def describe(self, user_id: str, limit: int | None, since: Sequence[Event] = ()) -> User:
+        """A user's events with titles, newest first, `limit` of them: those `since` the bundle, then what it knows.
 
-    def _describe(self, place: int) -> dict[str, Any]:
+        Raises RequestError for a stranger.
+        """
+        row = self._bundle.users.row(user_id)
+        if row is None and not since:
+            raise RequestError("unknown_user", f"no user {user_id!r} in bundle {self._bundle.version}; send a history instead.")
+        stored = slice(0, 0) if row is None else self._stored(row)
+        latest = [self._describe(*event) for event in reversed(self._sent(stored, since))]
+        places = range(stored.stop - 1, stored.start - 1, -1)[: None if limit is None else max(limit - len(latest), 0)]
         histories = self._bundle.histories
-        item = self._items.describe(int(histories.item[place]))
-        return item | {"rating": float(histories.rating[place]), "time": int(histories.time[place])}
+        known = [self._describe(histories.item[at], histories.rating[at], histories.time[at]) for at in places]
+        return User(user_id, stored.stop - stored.start + len(latest), [*latest, *known][:limit])
+
+    def _describe(self, item: int, rating: float | None, time: int | None) -> dict[str, Any]:
+        told = {"rating": None if rating is None else float(rating), "time": None if time is None else int(time)}
+        return self._items.describe(int(item)) | told
 
     def _stored(self, row: int) -> slice:
         return self._bundle.histories.events(row, self._known_until)
@@ -104,14 +109,22 @@ class Tastes:
 
     def _events(self, row: int | None, history: Sequence[Event]) -> tuple[Items, NDArray[np.float32]]:
         """Items and ratings, oldest first: what is stored of a user, then what was sent."""
-        known = [(self._items.number(event.item), event.rating) for event in _by_time(history)]
-        sent = [(item, rating) for item, rating in known if item is not None]
-        items = np.array([item for item, _ in sent], np.int32)
-        ratings = np.array([self._rating(rating) for _, rating in sent], np.float32)
-        if row is None:
-            return items, ratings
-        stored, histories = self._stored(row), self._bundle.histories
+        stored = slice(0, 0) if row is None else self._stored(row)
+        sent = self._sent(stored, _by_time(history))
+        items = np.array([item for item, _, _ in sent], np.int32)
+        ratings = np.array([self._rating(rating) for _, rating, _ in sent], np.float32)
+        histories = self._bundle.histories
         return np.concatenate([histories.item[stored], items]), np.concatenate([histories.rating[stored], ratings])
+
+    def _sent(self, stored: slice, history: Sequence[Event]) -> list[tuple[int, float | None, int | None]]:
+        """Item, rating and time of the events whose items are known. What is stored already is not told twice: events that came
+        while serving are in the bundle, too, once it has learnt from them."""
+        histories = self._bundle.histories
+        told = set()
+        if stored.stop > stored.start and any(event.time is not None for event in history):
+            told = set(zip(histories.item[stored].tolist(), histories.time[stored].tolist(), strict=True))
+        known = ((self._items.number(event.item), event.rating, event.time) for event in history)
+        return [(item, rating, time) for item, rating, time in known if item is not None and (item, time) not in told]
 
     def _rating(self, rating: float | None) -> float:
         """An event without a rating says as much as an average one, or, where ratings do not count, one."""

@@ -111,7 +111,7 @@ def _allowed(module: str, target: str, inside: bool) -> bool:
     if top == "serve":
         return target_top != "cluster" and (target_top != "recsys" or target == "recsys" or within(target, SERVE_MAY))
     if top == "cluster" and target_top == "serve":
-        return module == "cluster.cli" and inside
+        return module.startswith("cluster.cli") and inside
     return True
 
 

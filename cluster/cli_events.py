@@ -1,0 +1,72 @@
+"""`recsys events`: what came while serving, rolled to files for training, and forgotten."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster import console
+from recsys.errors import ConfigError, RecsysError
+
+events_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Events that came while serving: roll, forget.")
+
+StoreArgument = Annotated[
+    str, typer.Argument(help="The store: events.sqlite, `redis` for $RECSYS_REDIS_URL, or an address.", metavar="STORE")
+]
+
+
+@events_app.command("roll")
+def events_roll(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the files.")],
+    unrated: Annotated[float, typer.Option(help="What stands for the rating of an event without one.")] = 1.0,
+) -> None:
+    """Write what has come since the last time to parquet, for `recsys prepare --append`; each event to exactly one file."""
+    from serve.events.roll import roll
+
+    with _opened(store) as opened:
+        made = roll(opened, out, unrated=unrated)
+    for path in made:
+        print(path)
+    console.err.print(f"{len(made)} new files." if made else "Nothing has come since the last time.", markup=False)
+
+
+@events_app.command("forget")
+def events_forget(
+    store: StoreArgument,
+    user: Annotated[list[str], typer.Option("--user", help="A user's id; may be repeated.")],
+    files: Annotated[Path | None, typer.Option("--files", help="Folder of rolled files, which forget them, too.")] = None,
+) -> None:
+    """Keep nothing of some users any longer. Datasets forget by `recsys prepare --append DATASET --forget`."""
+    from serve.events.roll import forget
+
+    with _opened(store) as opened:
+        for each in user:
+            kept, rolled = opened.forget(each), 0 if files is None else forget(files, each)
+            console.say(f"{each}: {kept:,} events are gone from the store, {rolled:,} from files.")
+
+
+@contextmanager
+def _opened(told: str) -> Iterator[Any]:
+    """A store for the time of a `with`; what it cannot do is told as an error of ours."""
+    from serve.events.event import StoreError
+    from serve.events.feed import open_store
+
+    if told in ("auto", "none"):
+        raise ConfigError(f"{told}: name the store: its file, or its address.")
+    if not _is_address(told) and not Path(told).is_file():
+        raise ConfigError(f"{told}: no such file. A service writes it beside its bundles: events.sqlite.")
+    store = open_store(told, Path())
+    assert store is not None
+    try:
+        yield store
+    except StoreError as error:
+        raise RecsysError(str(error)) from error
+    finally:
+        store.close()
+
+
+def _is_address(told: str) -> bool:
+    return told == "redis" or "://" in told

@@ -1,0 +1,49 @@
+"""Events as they come over HTTP: checked whole, then kept."""
+
+import time
+import uuid
+from typing import Any
+
+from pydantic import ValidationError
+
+from recsys.retrieval.catalogue import Catalogue
+from serve import problems, schemas
+from serve.batching import Overloaded
+from serve.events.event import LiveEvent, StoreError
+from serve.events.feed import Feed
+from serve.problems import Problem
+
+NAMED = 10  # unknown items of one body that an answer names
+
+
+async def keep(feed: Feed | None, value: Any, items: Catalogue) -> dict[str, Any]:
+    """Take one event, or with `events` several: `schemas.Kept` as plain data. Raises Problem where nothing was kept."""
+    events = _events(value, items)
+    if feed is None:
+        raise Problem("no_events", "This service keeps none: start it with events=auto, or with the address of a Redis.")
+    try:
+        new = await feed.append(events)
+    except Overloaded as full:
+        raise problems.overloaded(full.retry_after_s) from None
+    except StoreError:
+        detail = "Whether they were kept is not known: send them again, under the same ids. The service's log says why."
+        raise Problem("no_events", detail, {"Retry-After": "1"}) from None
+    return {"kept": sum(new), "repeated": len(new) - sum(new), "ids": [event.id for event in events]}
+
+
+def _events(value: Any, items: Catalogue) -> list[LiveEvent]:
+    several = isinstance(value, dict) and "events" in value
+    try:
+        sent = schemas.NewEvents.model_validate(value).events if several else [schemas.NewEvent.model_validate(value)]
+    except ValidationError as error:
+        raise problems.invalid(problems.explain(error.errors(include_url=False, include_input=False))) from None
+    unknown = [place for place, event in enumerate(sent) if items.number(event.item) is None][:NAMED]
+    if unknown:
+        where = [f"events.{place}.item" if several else "item" for place in unknown]
+        raise problems.invalid([{"where": each, "what": "is not in the catalogue; nothing was kept"} for each in where])
+    return [_named(event) for event in sent]
+
+
+def _named(sent: schemas.NewEvent) -> LiveEvent:
+    when = int(time.time()) if sent.time is None else sent.time
+    return LiveEvent(sent.id or uuid.uuid4().hex, sent.user, sent.item, sent.rating, sent.kind, when)

@@ -1,0 +1,143 @@
+"""Events in an SQLite file: the embedded store, for replicas on one host, which all read and write it themselves."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from serve.events.event import LATEST, TO_ROLL, LiveEvent, Rolled, Stored, StoreError
+
+BUSY_S = 10.0
+"""How long a writer waits for another process's."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    user TEXT NOT NULL,
+    item TEXT NOT NULL,
+    rating REAL,
+    kind TEXT,
+    time INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_of_user ON events (user, place);
+CREATE TABLE IF NOT EXISTS rolled (files INTEGER NOT NULL, place TEXT NOT NULL);
+"""
+COLUMNS = "id, user, item, rating, kind, time"
+OF_USER = f"SELECT {COLUMNS} FROM events WHERE user = ? ORDER BY place DESC LIMIT {LATEST}"
+
+
+class SqliteEvents:
+    """`EventStore` in a file, which the first event makes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._own, self._writing = path, threading.local(), threading.Lock()
+        self._made: list[sqlite3.Connection] = []
+
+    def append(self, events: Sequence[LiveEvent]) -> list[bool]:
+        """One transaction, on disk when it comes back (write-ahead log, synchronous FULL)."""
+        with self._transaction(make=True) as connection:
+            return [self._insert(connection, event) for event in events]
+
+    def of(self, users: Sequence[str]) -> dict[str, list[LiveEvent]]:
+        """As `EventStore` says; nothing before there is a file."""
+        connection = self._reader()
+        if connection is None:
+            return {}
+        with _said_plainly(self._path):
+            found = {user: connection.execute(OF_USER, (user,)).fetchall() for user in dict.fromkeys(users)}
+            return {user: [LiveEvent(*row) for row in reversed(rows)] for user, rows in found.items() if rows}
+
+    def after(self, place: str, most: int = TO_ROLL) -> list[Stored]:
+        """As `EventStore` says."""
+        connection = self._reader()
+        if connection is None:
+            return []
+        with _said_plainly(self._path):
+            query = f"SELECT place, {COLUMNS} FROM events WHERE place > ? ORDER BY place LIMIT ?"
+            return [Stored(str(first), LiveEvent(*row)) for first, *row in connection.execute(query, (int(place or 0), most))]
+
+    def rolled(self) -> Rolled:
+        """As `EventStore` says."""
+        connection = self._reader()
+        if connection is None:
+            return Rolled(0, "")
+        with _said_plainly(self._path):
+            row = connection.execute("SELECT files, place FROM rolled").fetchone()
+            return Rolled(*row) if row else Rolled(0, "")
+
+    def note_rolled(self, rolled: Rolled) -> None:
+        """As `EventStore` says."""
+        with self._transaction(make=True) as connection:
+            connection.execute("DELETE FROM rolled")
+            connection.execute("INSERT INTO rolled VALUES (?, ?)", rolled)
+
+    def forget(self, user: str) -> int:
+        """Its bytes are overwritten, in the log too."""
+        if self._reader() is None:
+            return 0
+        with self._transaction() as connection:
+            gone = connection.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
+        with _said_plainly(self._path):
+            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
+    def close(self) -> None:
+        """Of all threads."""
+        for connection in self._made:
+            connection.close()
+        self._made.clear()
+        self._own = threading.local()
+
+    @staticmethod
+    def _insert(connection: sqlite3.Connection, event: LiveEvent) -> bool:
+        added = connection.execute(f"INSERT OR IGNORE INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", event)
+        return added.rowcount == 1
+
+    @contextmanager
+    def _transaction(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._writing, _said_plainly(self._path):
+            connection = self._connection(make)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def _reader(self) -> sqlite3.Connection | None:
+        """This thread's connection; None before there is a file."""
+        made: sqlite3.Connection | None = getattr(self._own, "connection", None)
+        if made is not None:
+            return made
+        if not self._path.exists():
+            return None
+        with _said_plainly(self._path):
+            return self._connection()
+
+    def _connection(self, make: bool = False) -> sqlite3.Connection:
+        made: sqlite3.Connection | None = getattr(self._own, "connection", None)
+        if made is None:
+            made = self._own.connection = _connected(self._path, make)
+            self._made.append(made)
+        return made
+
+
+def _connected(path: Path, make: bool) -> sqlite3.Connection:
+    mode = "rwc" if make else "rw"
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.executescript(SCHEMA)
+    return connection
+
+
+@contextmanager
+def _said_plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{path}: {error}") from error

@@ -1,0 +1,364 @@
+"""What every store of events promises: kept once, on disk when acknowledged, seen by all at once, rolled exactly once."""
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import ConfigError, DataError
+from serve.events import roll as rolling
+from serve.events.event import LATEST, EventStore, LiveEvent, Rolled, StoreError
+from serve.events.feed import open_store
+from serve.events.roll import forget
+
+SERVER = shutil.which("redis-server")
+UNRATED = 3.5
+roll = partial(rolling.roll, unrated=UNRATED)
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+class Redis:
+    """A redis-server of one's own, on a free port of the loopback interface."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.options, self.port = folder, options, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        assert SERVER is not None
+        command = [
+            SERVER,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+            *self.options,
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5):
+                break
+            assert time.monotonic() < end and self.process.poll() is None, "redis-server does not start"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    if SERVER is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    server = Redis(tmp_path_factory.mktemp("redis"), *DURABLE)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """What `open_store` is told: a store without an event."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "events.sqlite")
+        return
+    server: Redis = request.getfixturevalue("redis")
+    wipe(server.url)
+    yield server.url
+
+
+def wipe(url: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+
+
+@pytest.fixture
+def open_one(place: str) -> Iterator[Callable[[], EventStore]]:
+    """Opens the store once more, as another process would."""
+    opened: list[EventStore] = []
+
+    def make() -> EventStore:
+        store = open_store(place, Path("unused"))
+        assert store is not None
+        opened.append(store)
+        return store
+
+    yield make
+    for store in opened:
+        store.close()
+
+
+def event(number: int, user: str = "u", **changes: Any) -> LiveEvent:
+    return LiveEvent(f"e{number}", user, f"i{number}", None, None, 1000 + number)._replace(**changes)
+
+
+def test_what_is_appended_is_seen_by_everybody_at_once_in_its_order(open_one: Callable[[], EventStore]) -> None:
+    writer, reader = open_one(), open_one()
+    assert reader.of(["a", "b"]) == {} and reader.after("") == []
+    first = [event(1, "a", rating=4.5, kind="view"), event(2, "b"), event(3, "a", time=5)]
+    assert writer.append(first) == [True, True, True]
+    assert reader.of(["a", "b", "c", "a"]) == {"a": [first[0], first[2]], "b": [first[1]]}
+    late = event(4, user="ä\n'\"😀", item="\x00 …")
+    writer.append([late])
+    assert reader.of([late.user]) == {late.user: [late]}
+    assert [entry.event for entry in reader.after("")] == [*first, late]
+    assert [entry.event for entry in reader.after(reader.after("", 2)[-1].place)] == [first[2], late]
+
+
+def test_an_event_is_kept_once_however_often_it_is_sent(open_one: Callable[[], EventStore]) -> None:
+    store = open_one()
+    assert store.append([event(1), event(2), event(1, item="other")]) == [True, True, False]
+    assert open_one().append([event(2, user="other"), event(3)]) == [False, True]
+    assert store.of(["u", "other"]) == {"u": [event(1), event(2), event(3)]}
+
+
+def test_of_one_user_the_latest_are_served_and_all_are_kept(open_one: Callable[[], EventStore]) -> None:
+    store = open_one()
+    many = [event(number) for number in range(LATEST + 5)]
+    store.append(many)
+    assert store.of(["u"])["u"] == many[5:]
+    assert len(store.after("")) == LATEST + 5
+
+
+def test_many_may_write_together(open_one: Callable[[], EventStore]) -> None:
+    stores = [open_one(), open_one()]
+    threads = [
+        threading.Thread(target=lambda n=n: [stores[n % 2].append([event(1000 * n + m, f"u{n}")]) for m in range(30)])
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = open_one().of([f"u{n}" for n in range(4)])
+    assert found == {f"u{n}": [event(1000 * n + m, f"u{n}") for m in range(30)] for n in range(4)}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from serve.events.event import LiveEvent
+from serve.events.feed import open_store
+store = open_store(sys.argv[1], Path("unused"))
+number = 0
+while True:
+    store.append([LiveEvent(f"e{number}", "u", f"i{number}", None, None, number)])
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_what_was_acknowledged_survives_the_writers_death(place: str, open_one: Callable[[], EventStore]) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, place], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        acknowledged = [int(writer.stdout.readline()) for _ in range(40)]
+        writer.send_signal(signal.SIGKILL)
+        acknowledged += [int(line) for line in writer.stdout.read().split()]
+    kept = [entry.event for entry in open_one().after("")]
+    assert [int(e.id[1:]) for e in kept] == list(range(len(kept)))
+    assert len(acknowledged) <= len(kept) <= len(acknowledged) + 1
+
+
+def test_what_was_acknowledged_survives_the_death_of_redis(tmp_path: Path) -> None:
+    if SERVER is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    server = Redis(tmp_path / "redis", *DURABLE)
+    store = open_store(server.url, tmp_path)
+    assert store is not None
+    store.append([event(1), event(2)])
+    server.kill()
+    began = time.monotonic()
+    for call in (lambda: store.append([event(3)]), lambda: store.of(["u"]), lambda: store.after(""), lambda: store.rolled()):
+        with pytest.raises(StoreError, match="Redis"):
+            call()
+    assert time.monotonic() - began < 5
+    server.start()
+    assert store.of(["u"]) == {"u": [event(1), event(2)]}
+    assert store.append([event(2), event(3)]) == [False, True]
+    store.close()
+    server.kill()
+
+
+def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
+    if SERVER is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    server = Redis(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "everysec")
+    try:
+        with pytest.raises(ConfigError, match="appendfsync always"):
+            open_store(server.url, tmp_path)
+    finally:
+        server.kill()
+
+
+def test_addresses_that_are_none_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECSYS_REDIS_URL", raising=False)
+    with pytest.raises(ConfigError, match="RECSYS_REDIS_URL"):
+        open_store("redis", tmp_path)
+    with pytest.raises(ConfigError, match="not the address"):
+        open_store("redis://host:port/x", tmp_path)
+    assert open_store("none", tmp_path) is None
+
+
+def test_a_file_that_cannot_be_is_said(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "nowhere" / "events.sqlite"), tmp_path)
+    assert store is not None and store.of(["u"]) == {}
+    with pytest.raises(StoreError, match="unable to open"):
+        store.append([event(1)])
+    (tmp_path / "events.sqlite").write_bytes(b"no database at all, whatever its name says" * 100)
+    broken = open_store("auto", tmp_path)
+    assert broken is not None
+    for call in (lambda: broken.append([event(1)]), lambda: broken.of(["u"])):
+        with pytest.raises(StoreError, match="not a database"):
+            call()
+
+
+def test_nothing_is_left_of_who_is_forgotten(place: str, open_one: Callable[[], EventStore], tmp_path: Path) -> None:
+    store = open_one()
+    store.append([event(n, "nobody-else-is-called-so" if n % 2 else "b") for n in range(20)])
+    assert store.forget("nobody-else-is-called-so") == 10 and store.forget("stranger") == 0
+    assert [entry.event for entry in open_one().after("")] == [event(n, "b") for n in range(0, 20, 2)]
+    assert store.of(["nobody-else-is-called-so"]) == {}
+    if not place.startswith("redis"):
+        store.close()
+        assert all(b"nobody-else-is-called-so" not in path.read_bytes() for path in tmp_path.glob("events.sqlite*"))
+
+
+# Rolling
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(folder.glob("events-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def as_row(e: LiveEvent) -> dict[str, Any]:
+    rating = UNRATED if e.rating is None else e.rating
+    return {"user_id": e.user, "item_id": e.item, "rating": rating, "time": e.time, "kind": e.kind, "event_id": e.id}
+
+
+def test_each_event_is_rolled_to_exactly_one_file(open_one: Callable[[], EventStore], tmp_path: Path) -> None:
+    store, out = open_one(), tmp_path / "out"
+    assert roll(store, out) == []
+    events = [event(n, rating=0.5 * n if n % 2 else None, kind="view" if n % 3 else None) for n in range(25)]
+    store.append(events[:20])
+    made = roll(store, out, most=8)
+    assert [path.name for path in made] == [f"events-{n:06}.parquet" for n in range(3)]
+    assert roll(open_one(), out) == []
+    store.append(events[18:])
+    assert len(roll(open_one(), out)) == 1
+    assert rows(out) == [as_row(e) for e in events]
+    assert store.of(["u"])["u"] == events  # they are served until a bundle has learnt from them, and after
+
+
+@pytest.mark.parametrize("dies", ["before the file has its name", "before the store knows"])
+def test_a_roll_that_died_is_gone_on_with(
+    open_one: Callable[[], EventStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    store, out = open_one(), tmp_path / "out"
+    store.append([event(n) for n in range(5)])
+    with monkeypatch.context() as broken:
+        if dies == "before the store knows":
+            broken.setattr(type(store), "note_rolled", killed)
+        else:
+            broken.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            roll(store, out)
+    store.append([event(n) for n in range(5, 9)])
+    roll(open_one(), out)
+    assert rows(out) == [as_row(event(n)) for n in range(9)]
+    assert roll(store, out) == []
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_file_of_somebody_else_is_not_taken_for_ours(open_one: Callable[[], EventStore], tmp_path: Path) -> None:
+    store = open_one()
+    store.append([event(1)])
+    (tmp_path / "events-000000.parquet").write_bytes(b"hello")
+    with pytest.raises(DataError, match="Move it away"):
+        roll(store, tmp_path)
+    assert store.rolled() == Rolled(0, "")
+
+
+def test_rolled_files_forget_too(open_one: Callable[[], EventStore], tmp_path: Path) -> None:
+    store, out = open_one(), tmp_path / "out"
+    store.append([event(n, "gone" if n % 2 else "b") for n in range(10)])
+    roll(store, out, most=4)
+    assert forget(out, "gone") == 5 and forget(out, "gone") == 0
+    assert rows(out) == [as_row(event(n, "b")) for n in range(0, 10, 2)]
+    assert rolling._last_place(out / "events-000000.parquet")  # still known for ours
+    store.append([event(10)])
+    assert len(roll(store, out)) == 1
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.lists(st.tuples(st.integers(0, 15), st.sampled_from("abc")), max_size=5)),
+            st.tuples(st.just("forget"), st.sampled_from("abc")),
+            st.tuples(st.just("roll"), st.integers(1, 3)),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_happens_it_is_a_list_of_first_comers(
+    place: str, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]
+) -> None:
+    if place.startswith("redis"):
+        wipe(place)
+        store = open_store(place, Path("unused"))
+    else:
+        store = open_store(str(tmp_path_factory.mktemp("any") / "events.sqlite"), Path("unused"))
+    assert store is not None
+    out = tmp_path_factory.mktemp("out")
+    kept: list[LiveEvent] = []
+    rolled: list[LiveEvent] = []
+    reached = 0  # how many of those kept have been rolled
+    for step, told in steps:
+        if step == "append":
+            for number, user in told:
+                new = all(e.id != f"e{number}" for e in kept)
+                assert store.append([event(number, user)]) == [new]
+                kept += [event(number, user)] if new else []
+        elif step == "forget":
+            assert store.forget(told) == sum(e.user == told for e in kept)
+            forget(out, told)
+            reached = sum(e.user != told for e in kept[:reached])
+            kept, rolled = [e for e in kept if e.user != told], [e for e in rolled if e.user != told]
+        else:
+            roll(store, out, most=told)
+            rolled, reached = rolled + kept[reached:], len(kept)
+        assert [entry.event for entry in store.after("")] == kept
+        assert rows(out) == [as_row(e) for e in rolled]
+    assert store.of("abc") == {user: own for user in "abc" if (own := [e for e in kept if e.user == user])}
+    store.close()
