@@ -74,10 +74,17 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
         for storage in STORAGES if kind == "flat" else ("fp32", *STORAGES):
             yield Variant(f"index {kind} {storage}", options.run, [f"index.kind={kind}", f"index.storage={storage}"])
     if MODELS[settings_of(options.run)["model"]["name"]].fold_in == "onnx":
-        yield from (Variant(name, options.run, ["index.kind=flat", *more]) for name, more in ENCODERS.items())
+        yield from (
+            Variant(name, options.run, ["index.kind=flat", *more]) for name, more in ENCODERS.items() if fits(options.run, more)
+        )
     for student in options.student:
         model = settings_of(student)["model"]
         yield Variant(f"student {student.name}: {model['dim']} × {model['blocks']}", student, ["index.kind=flat"])
+
+
+def fits(run: Path, settings: list[str]) -> bool:
+    """Only a transformer's blocks can be pruned."""
+    return settings_of(run)["model"].get("block") != "hstu" or not any("pruned" in setting for setting in settings)
 
 
 def settings_of(run: Path) -> dict[str, Any]:

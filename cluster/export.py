@@ -23,7 +23,7 @@ from recsys.bundle.manifest import EncoderReport, FoldIn, FoldInPart, TrendRepor
 from recsys.bundle.read import Bundle
 from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
-from recsys.config import EncoderConfig, IndexConfig, with_trend
+from recsys.config import EncoderConfig, IndexConfig, ModelConfig, with_trend
 from recsys.data import schema
 from recsys.data.dataset import UserFile, check_file, read_items
 from recsys.data.histories import Histories
@@ -86,7 +86,7 @@ def export(
     name = store.plain(name or run.name)
     source = _open(run)
     parts = [part["model"] for part in source.found.result.get(PARTS, ())]
-    _check_encoder(source.found.config.model.name, encoder or source.found.config.encoder, parts)
+    _check_encoder(source.found.config.model, encoder or source.found.config.encoder, parts)
     if refit and source.found.config.model.name != "popularity":
         source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
     if refit:
@@ -206,10 +206,16 @@ def _measured(bundle: Bundle, *, compared: Compared, audit_users: int) -> dict[s
     return {"encoder": compared(bundle), **measure(bundle, audit_users)}
 
 
-def _check_encoder(model: str, wanted: EncoderConfig, parts: Sequence[str] = ()) -> None:
-    """Raises ConfigError where a smaller encoder is asked for of a model, or of a blend of `parts`, that has none."""
-    if wanted != EncoderConfig() and not any(getattr(MODELS[each], "fold_in", None) == "onnx" for each in parts or [model]):
-        raise ConfigError(f"encoder.storage, encoder.pruned: {model} has no encoder. Leave them out.")
+def _check_encoder(model: ModelConfig, wanted: EncoderConfig, parts: Sequence[str] = ()) -> None:
+    """Raises ConfigError where a smaller encoder is asked for of a model, or of a blend of `parts`, that has none to shrink."""
+    names = parts or [model.name]
+    if wanted != EncoderConfig() and not any(getattr(MODELS[name], "fold_in", None) == "onnx" for name in names):
+        raise ConfigError(f"encoder.storage, encoder.pruned: {model.name} has no encoder. Leave them out.")
+    if wanted.pruned and model.name == "sasrec" and model.block == "hstu":
+        raise ConfigError(
+            "encoder.pruned: blocks of hstu have no feed-forward layers to prune. Leave it out, or train with "
+            "model.block=transformer."
+        )
 
 
 def _items(source: _Source, counts: NDArray[np.int64], trend: Trend | None) -> pa.Table:

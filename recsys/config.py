@@ -158,12 +158,14 @@ class ModelConfig(Section):
     max_length: int = Field(200, ge=1)
     """sasrec, two_tower: events of a user that are looked back on, at most; longer histories are learnt from in several
     windows."""
+    block: Literal["hstu", "transformer"] = "hstu"
+    """sasrec: of what it is made: gated attention without softmax (hstu), or the transformer's and a feed-forward layer."""
     blocks: int = Field(2, ge=0)
-    """sasrec: blocks of the transformer."""
+    """sasrec: how many of them."""
     heads: int = Field(1, ge=1)
     """sasrec: heads of the attention; they divide dim. two_tower: ways in which a history is averaged: 4."""
     width: int = Field(4, ge=1)
-    """sasrec, two_tower: width of the feed-forward layers, as a multiple of dim."""
+    """sasrec of transformer blocks, two_tower: width of the feed-forward layers, as a multiple of dim."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """sasrec, two_tower: share of what goes in, and of what each half of a block or a tower adds, that is left out while
     training."""

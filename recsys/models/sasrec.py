@@ -1,4 +1,4 @@
-"""SASRec (Kang & McAuley, ICDM 2018): a user is what a causal transformer makes of his events; items are one table.
+"""SASRec (Kang & McAuley, ICDM 2018): a user is what a causal encoder makes of his events; items are one table.
 
 Shapes: T events to be told, N negatives, D dimensions.
 """
@@ -9,23 +9,18 @@ from torch.nn import functional as F
 
 from recsys.config import ModelConfig
 from recsys.models.base import padded_to_eight
+from recsys.models.hstu import HstuBlock
 from recsys.models.sequence import LookedUp, SequenceModel
-from recsys.models.transformer import Encoder
+from recsys.models.transformer import Block, Encoder
 
 
 class SASRec(SequenceModel):
     """score(u, i) = encoder(items of u's history) · v_i, or their cosine. The vectors v are the encoder's input, too."""
 
     def made_encoder(self, config: ModelConfig) -> nn.Module:
-        """A causal transformer."""
-        return Encoder(
-            config.dim,
-            length=config.max_length,
-            blocks=config.blocks,
-            heads=config.heads,
-            width=config.width,
-            dropout=config.dropout,
-        )
+        """A causal encoder."""
+        blocks = [_block(config) for _ in range(config.blocks)]
+        return Encoder(config.dim, blocks, length=config.max_length, dropout=config.dropout)
 
     def look_up(self, item_T: Tensor, told_T: Tensor, negatives_N: Tensor) -> LookedUp:
         """Rows of the one table."""
@@ -39,3 +34,9 @@ class SASRec(SequenceModel):
     def item_vectors(self) -> Tensor:
         """[N, D]; zero for an item without a train event."""
         return padded_to_eight(self.directed(self.item_table) * self.trained[:, None])
+
+
+def _block(config: ModelConfig) -> nn.Module:
+    if config.block == "hstu":
+        return HstuBlock(config.dim, config.heads, config.dropout, config.max_length)
+    return Block(config.dim, config.heads, config.width, config.dropout)

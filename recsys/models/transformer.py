@@ -1,7 +1,9 @@
-"""A causal transformer over vectors of items: pre-norm blocks, learned positions, a final norm.
+"""A causal encoder over vectors of items: blocks behind learned positions, a final norm; and the transformer's block, pre-norm.
 
 Shapes: B sequences, L places, D dimensions, H heads, K = D / H.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +19,12 @@ class Encoder(nn.Module):
     No place sees a later one, so what comes behind a sequence's last item (padding) changes nothing before it.
     """
 
-    def __init__(self, dim: int, *, length: int, blocks: int, heads: int, width: int, dropout: float) -> None:
-        """width: of the feed-forward layers, as a multiple of dim. dropout: after the input and each half of a block."""
+    def __init__(self, dim: int, blocks: Iterable[nn.Module], *, length: int, dropout: float) -> None:
+        """blocks: [B, L, D] → [B, L, D] each, no place seeing a later one. dropout: after the input."""
         super().__init__()
         self.dropout, self.scale = dropout, dim**0.5
         self.position = nn.Parameter(torch.randn(length, dim) * POSITION_DEVIATION)
-        self.blocks = nn.ModuleList(Block(dim, heads, width, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, items_BLD: Tensor) -> Tensor:
@@ -39,6 +41,7 @@ class Block(nn.Module):
     """Attention, then a feed-forward layer, each on normed input and added to what came in."""
 
     def __init__(self, dim: int, heads: int, width: int, dropout: float) -> None:
+        """width: of the feed-forward layer, as a multiple of dim. dropout: after each half."""
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.attention_norm, self.feed_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)

@@ -34,8 +34,18 @@ def world():
     return planted.World(held, Catalogue(users, ITEMS, np.bincount(held.segment("train").item, minlength=ITEMS)))
 
 
+MODEL = {"dim": 16, "negatives": None, "dropout": 0.0}
+
+
+@pytest.fixture(autouse=True, params=["hstu", "transformer"])
+def block(request, monkeypatch):
+    """Every promise, whatever the encoder is made of."""
+    monkeypatch.setitem(MODEL, "block", request.param)
+    return request.param
+
+
 def config_of(**model: object) -> Config:
-    return planted.config_of("sasrec", **({"dim": 16, "negatives": None, "dropout": 0.0} | model))
+    return planted.config_of("sasrec", **(MODEL | model))
 
 
 def model_of(world: planted.World, **model: object) -> torch.nn.Module:
@@ -58,7 +68,7 @@ def fit_sequences(world, config: Config) -> torch.nn.Module:
 
 def test_what_comes_next_is_told_by_the_last_event_where_a_table_of_users_and_popularity_fail(world):
     scores = {}
-    for name, more in (("sasrec", {"dim": 16, "dropout": 0.1}), ("mf", {"dim": 16})):
+    for name, more in (("sasrec", MODEL | {"dropout": 0.1}), ("mf", {"dim": 16})):
         model = fit_sequences(world, planted.config_of(name, **more))
         sums = ranking.evaluate(model, world.histories, segment="test", item_counts=world.catalogue.item_counts, ks=(1,))
         scores[name] = sums.metrics()["hr@1"]
@@ -114,6 +124,31 @@ def test_no_place_sees_what_comes_after_it(world, heads):
     assert torch.equal(before[:, :5], after[:, :5])
     assert not torch.isclose(before[:, 5:], after[:, 5:]).all(-1).any(), "every place from there on sees it"
     torch.testing.assert_close(encoder(items[:, :3]), before[:, :3])
+
+
+def test_a_block_of_hstu_is_what_the_paper_says():
+    """One place after the other, in plain NumPy."""
+    from recsys.models.hstu import HstuBlock
+
+    torch.manual_seed(0)
+    block = HstuBlock(4, heads=2, dropout=0.5, length=6).double().eval()
+    torch.nn.init.normal_(block.distance)
+    x = torch.randn(1, 5, 4, dtype=torch.float64)
+    found = block(x)[0].detach().numpy()
+    silu = lambda z: z / (1 + np.exp(-z))  # noqa: E731
+    norm = lambda z: (z - z.mean()) / np.sqrt(z.var() + 1e-5)  # noqa: E731
+    weight, out, bias = (p.detach().numpy() for p in (block.project.weight, block.out.weight, block.out.bias))
+    distance = block.distance.detach().numpy()
+    rows = [silu(weight @ norm(row)) for row in x[0].numpy()]
+    for place in range(5):
+        attended = np.zeros(4)
+        for earlier in range(place + 1):
+            for head in range(2):
+                dims = slice(2 * head, 2 * head + 2)
+                value, query, key = rows[earlier][4:8][dims], rows[place][8:12][dims], rows[earlier][12:16][dims]
+                attended[dims] += silu(query @ key / np.sqrt(2) + distance[head, place - earlier]) * value / (place + 1)
+        expected = x[0, place].numpy() + out @ (norm(attended) * rows[place][:4]) + bias
+        np.testing.assert_allclose(found[place], expected, atol=1e-12)
 
 
 def test_attention_is_that_of_torch():

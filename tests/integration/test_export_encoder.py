@@ -29,7 +29,8 @@ from tests.encoders import ENCODED
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
 ITEMS, MAX_LENGTH = 50, 6
-MODEL = ("model.name=sasrec", "model.dim=12", "model.heads=2", "model.blocks=1", f"model.max_length={MAX_LENGTH}")
+BLOCKS = ("model.block=transformer", "model.blocks=1", "model.heads=2")  # of which one can be pruned
+MODEL = ("model.name=sasrec", "model.dim=12", f"model.max_length={MAX_LENGTH}", *BLOCKS)
 TRAIN = ("train.epochs=4", "train.batch_size=32", "train.learning_rate=0.01", "train.precision=fp32", "train.threads=1")
 SMALL = ("cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
 
@@ -174,9 +175,10 @@ def test_a_smaller_encoder_and_index_by_settings(bundle, root, run):
     assert found.sums.metrics()["ndcg@10"] > 0.5 * run.test["ndcg@10"]
 
 
-@pytest.mark.parametrize(("max_length", "cosine"), [(1, True), (2, False)])
-def test_any_window_and_either_score(tmp_path, max_length, cosine):
-    config = ModelConfig(name="sasrec", dim=8, heads=1, blocks=1, max_length=max_length, cosine=cosine)
+@pytest.mark.parametrize("block", ["hstu", "transformer"])
+@pytest.mark.parametrize(("max_length", "cosine"), [(1, True), (2, False), (6, False)])
+def test_any_window_either_score_and_block(tmp_path, max_length, cosine, block):
+    config = ModelConfig(name="sasrec", block=block, dim=8, heads=2, blocks=2, max_length=max_length, cosine=cosine)
     model = build(config, Catalogue(24, 60, np.r_[np.ones(57, np.int64), np.zeros(3, np.int64)]), 0).eval()
     changes = {"encoder": encoder_export.to_onnx(model, 8), "fold_in": ENCODED["fold_in"]}
     changes["fold_in"] = changes["fold_in"].model_copy(update={"parameters": {"max_length": max_length}})

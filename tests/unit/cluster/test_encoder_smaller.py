@@ -36,7 +36,7 @@ def own_receipts(tmp_path_factory):
 @cache
 def model() -> torch.nn.Module:
     """Of the planted items' vectors; not trained, so every unit says something."""
-    config = ModelConfig(name="sasrec", dim=DIM, heads=2, blocks=2, max_length=LENGTH)
+    config = ModelConfig(name="sasrec", block="transformer", dim=DIM, heads=2, blocks=2, max_length=LENGTH)
     made = build(config, Catalogue(24, ITEMS, np.r_[np.ones(57, np.int64), np.zeros(3, np.int64)]), 0).eval()
     with torch.no_grad():
         made.item_table.copy_(torch.from_numpy(WORLD.item_vectors))
@@ -125,6 +125,9 @@ def test_who_has_nothing_to_prune_is_told():
         pruned(build(ModelConfig(name="sasrec", dim=8, blocks=0), Catalogue(4, 5, np.ones(5, np.int64)), 0), 0.5)
     for name in ("mf", "popularity"):
         with pytest.raises(ConfigError, match=f"{name} has no encoder"):
-            _check_encoder(name, EncoderConfig(storage="int8"))
-        _check_encoder(name, EncoderConfig())
-    _check_encoder("sasrec", EncoderConfig(pruned=0.5))
+            _check_encoder(ModelConfig(name=name), EncoderConfig(storage="int8"))
+        _check_encoder(ModelConfig(name=name), EncoderConfig())
+    _check_encoder(ModelConfig(name="sasrec", block="transformer"), EncoderConfig(pruned=0.5))
+    _check_encoder(ModelConfig(name="sasrec"), EncoderConfig(storage="int8"))
+    with pytest.raises(ConfigError, match=r"model\.block=transformer"):
+        _check_encoder(ModelConfig(name="sasrec"), EncoderConfig(pruned=0.5))
