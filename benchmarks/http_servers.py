@@ -48,7 +48,8 @@ def ours(bundles: str, port: int, ingress: str, **more: Any) -> None:
     from serve.args import ServeArgs
 
     host = "0.0.0.0" if ingress == "haproxy" else "127.0.0.1"
-    run(ServeArgs(bundles=bundles, host=host, port=port, ingress=ingress, max_batch=BATCH, **more), ready=lambda _: _ready())
+    args = ServeArgs(bundles=bundles, host=host, open=True, port=port, ingress=ingress, max_batch=BATCH, **more)
+    run(args, ready=lambda _: _ready())
 
 
 def plain(bundles: str, port: int) -> None:

@@ -436,13 +436,16 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     name: Annotated[str | None, typer.Option("--name", help="Which bundle, where the root holds several.")] = None,
     ingress: Annotated[str, typer.Option(help="ray, or haproxy: several times faster, needs --host beyond loopback.")] = "ray",
+    keys: Annotated[Path | None, typer.Option(help="TOML file of the keys that may ask.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Beyond loopback without keys.")] = False,
     events: Annotated[str, typer.Option(help="Where events go: auto, none, a file, redis, redis://HOST:PORT/0.")] = "auto",
 ) -> None:
     """Answer over HTTP until Ctrl-C."""
     from serve.app import run
     from serve.args import make_args
 
-    told = {"host": host, "port": port, "replicas": replicas, "ingress": ingress, "events": events}
+    told = {"host": host, "port": port, "replicas": replicas, "ingress": ingress, "events": events, "open": open_}
+    told |= {} if keys is None else {"keys": str(keys.resolve())}
     args = make_args(bundles=str(bundles.resolve()), name=name, **told)
     run(args, ready=console.say_serving)
 

@@ -18,14 +18,15 @@ import ray
 from fastapi import FastAPI
 from ray import serve as ray_serve
 
-from recsys.bundle import store
 from recsys.bundle.read import open_bundle
+from recsys.bundle.store import resolve
 from recsys.errors import ConfigError, RecsysError
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
 from serve.events.feed import Feed, open_store
 from serve.http import create_app
+from serve.keys import Keys
 from serve.live import Live
 
 APP_NAME = "recsys"
@@ -95,8 +96,12 @@ def serving(args: ServeArgs) -> Iterator[str]:
     Runs on the Ray this process uses, else the one RAY_ADDRESS names, else one started here on the loopback interface.
     """
     args = _with_free_port(args)
-    # Asked here too, before any process is started: a bad bundle is refused at once, and hashed once for all replicas.
-    Recommender(open_bundle(store.resolve(Path(args.bundles), args.name)))
+    # Asked here too, before a process is started: what cannot be is refused at once, a bundle hashed once for all replicas.
+    if args.keys is not None:
+        Keys(Path(args.keys))
+    if (store := open_store(args.events, Path(args.bundles))) is not None:
+        store.close()
+    Recommender(open_bundle(resolve(Path(args.bundles), args.name)))
     with _ray(args) as ours, _serve(args, goes_with_ray=ours and args.ingress == "ray"):
         ray_serve.run(build(args), name=APP_NAME, route_prefix="/")
         try:

@@ -31,6 +31,10 @@ class ServeArgs(BaseModel):
     """Folder with the bundles of one name or of several, or one version's own folder."""
     name: str | None = None
     """Which name, where the folder holds several."""
+    keys: str | None = None
+    """TOML file of the keys that may ask (`serve/keys.py`), read again when it changes. Without, only this machine may."""
+    open: bool = False
+    """Listen beyond this machine without keys: only where something else guards the door."""
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on; beyond loopback only if you say so, such as 0.0.0.0."""
     port: int = Field(8000, ge=0, le=65535)
@@ -79,6 +83,10 @@ class ServeArgs(BaseModel):
             raise ValueError(f"max_queued must be at least max_requests ({self.max_requests}), or a full list never fits")
         if self.max_ongoing < self.max_batch:
             raise ValueError(f"max_ongoing must be at least max_batch ({self.max_batch}), or batches cannot fill")
+        if not self.is_loopback and self.keys is None and not self.open:
+            raise ValueError(
+                "beyond this machine only with keys: give keys=FILE, or open=true where something else guards the door"
+            )
         if self.ingress == "haproxy" and self.is_loopback:
             raise ValueError("ingress=haproxy opens port 8404 on all interfaces: give host=0.0.0.0 too, behind a firewall")
         return self

@@ -7,6 +7,7 @@ with Client("http://127.0.0.1:8000") as client:
 import asyncio
 import random
 import time
+import uuid
 from collections.abc import Awaitable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -68,6 +69,10 @@ class _Api(Generic[Result]):
         """A known user and the latest of what he took."""
         return self._send("GET", f"/v1/users/{quote(user, safe='')}", params={"limit": limit})
 
+    def took(self, user: str, item: str, **more: Any) -> Result:
+        """Somebody took an item just now; the next request knows. more: `rating`, `kind`, `time`, `id`."""
+        return self._send("POST", "/v1/events", json={"user": user, "item": item, "id": uuid.uuid4().hex} | more)
+
     def bundle(self) -> Result:
         """What is served."""
         return self._send("GET", "/v1/bundle")
@@ -79,8 +84,16 @@ class _Api(Generic[Result]):
 class Client(_Api[Json]):
     """Blocks. Any httpx client can be given instead of a URL's own."""
 
-    def __init__(self, url: str = "", *, http: httpx.Client | None = None, retries: int = 4, backoff_s: float = 0.1) -> None:
-        self._http = http or httpx.Client(base_url=url, timeout=30)
+    def __init__(
+        self,
+        url: str = "",
+        *,
+        key: str | None = None,
+        http: httpx.Client | None = None,
+        retries: int = 4,
+        backoff_s: float = 0.1,
+    ) -> None:
+        self._http = http or httpx.Client(base_url=url, timeout=30, headers=_with(key))
         self._retries, self._backoff_s = retries, backoff_s
 
     def _send(self, method: str, path: str, **content: Any) -> Json:
@@ -108,9 +121,15 @@ class AsyncClient(_Api[Awaitable[Json]]):
     """Awaits. Any httpx client can be given instead of a URL's own."""
 
     def __init__(
-        self, url: str = "", *, http: httpx.AsyncClient | None = None, retries: int = 4, backoff_s: float = 0.1
+        self,
+        url: str = "",
+        *,
+        key: str | None = None,
+        http: httpx.AsyncClient | None = None,
+        retries: int = 4,
+        backoff_s: float = 0.1,
     ) -> None:
-        self._http = http or httpx.AsyncClient(base_url=url, timeout=30)
+        self._http = http or httpx.AsyncClient(base_url=url, timeout=30, headers=_with(key))
         self._retries, self._backoff_s = retries, backoff_s
 
     async def _send(self, method: str, path: str, **content: Any) -> Json:
@@ -136,6 +155,10 @@ class AsyncClient(_Api[Awaitable[Json]]):
         await self._http.aclose()
 
 
+def _with(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
 def question(*, user: str | None = None, history: Iterable[Json | str] | None = None, **options: Any) -> Json:
     """The body of one request; what is None is left out."""
     events = None if history is None else [{"item": event} if isinstance(event, str) else event for event in history]
@@ -143,7 +166,7 @@ def question(*, user: str | None = None, history: Iterable[Json | str] | None = 
 
 
 def worth_another_try(outcome: httpx.Response | httpx.TransportError) -> bool:
-    """Overload, and a service that is away for the moment: every request only reads, so that asking twice does no harm.
+    """Overload, and a service that is away for the moment: asking twice does no harm, since an event counts once by its id.
 
     A 5xx without a problem document comes from a proxy that lost its replica.
     """

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 import orjson
@@ -23,13 +24,16 @@ from recsys.retrieval.answers import answer_json, to_json
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve import problems, schemas
+from serve.admin import PREFIX as ADMIN
+from serve.admin import add_admin
 from serve.args import MAX_ID_LENGTH, MAX_QUERY_LENGTH, ServeArgs
 from serve.batching import Batcher, Overloaded
 from serve.convert import Describer, manifest_json, problem_of, to_request, user_json
 from serve.events import intake
 from serve.events.feed import AWAY, Feed
+from serve.keys import Keys
 from serve.live import Live
-from serve.middleware import BodyLimit, Envelope, request_id_of
+from serve.middleware import BodyLimit, Envelope, Gate, request_id_of
 from serve.openapi import document, refusals
 from serve.pages import page_routes
 from serve.problems import Problem
@@ -122,9 +126,9 @@ class Service:
             raise problems.overloaded(full.retry_after_s) from None
         return [next(told) if request.explain else next(plain) for request in requests]
 
-    async def keep(self, body: bytes) -> Json:
+    async def keep(self, value: Any) -> Json:
         """Take one event, or with `events` several. Raises Problem where nothing was kept."""
-        return await intake.keep(self.feed, _parse(body), self.recommender().items)
+        return await intake.keep(self.feed, value, self.recommender().items)
 
     def user(self, user_id: str, limit: int) -> Json:
         """A known user with his latest events, those since the bundle first. Raises RequestError for a stranger."""
@@ -179,6 +183,9 @@ def create_app(provider: Provider, args: ServeArgs, feed: Feed | None = None, *,
     app.router.routes.extend(page_routes())
     _add_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=args.max_body_bytes)
+    if args.keys is not None:
+        add_admin(app, service.live, feed, _body_of)
+        app.add_middleware(Gate, keys=Keys(FilePath(args.keys), args.replicas), admin=ADMIN)
     app.add_middleware(Envelope, echo=echo_request_id)
     app.openapi = lambda: document(app, service.request_model, schemas.many_model(service.request_model, args.max_requests))  # type: ignore[method-assign]
     return app
@@ -197,8 +204,7 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
     @app.post("/v1/events", tags=["events"], response_model=schemas.Kept)
     async def events(request: HttpRequest) -> Response:
         """Somebody took something: kept durably, and known to every request from now on."""
-        _require_json(request)
-        return _json(await service.keep(await request.body()))
+        return _json(await service.keep(await _body_of(request)))
 
     @app.get("/v1/items/{item_id:path}/similar", tags=["catalogue"], response_model=schemas.Recommendation)
     async def similar(item_id: IdPath, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)) -> Response:
@@ -285,6 +291,11 @@ def _require_json(request: HttpRequest) -> None:
     """Also keeps other sites' pages from asking in a browser's name: only `simple` content types go without CORS."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("not_json", "Send the header Content-Type: application/json.")
+
+
+async def _body_of(request: HttpRequest) -> Any:
+    _require_json(request)
+    return _parse(await request.body())
 
 
 def _parse(body: bytes) -> Any:

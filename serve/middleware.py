@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.keys import Keys
 from serve.problems import Problem
 
 log = logging.getLogger("serve")
@@ -79,6 +80,29 @@ class Envelope:
         message["headers"] = headers
 
 
+class Gate:
+    """Lets nobody at /v1 who has no key. Pages and health are free. Without an admin's key there are no admin's addresses."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, admin: str) -> None:
+        """admin: what an admin's addresses begin with."""
+        self.app, self.keys, self.admin = app, keys, admin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            try:
+                self._admit(scope)
+            except Problem as problem:
+                await problem.response(request_id_of(scope))(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        admin = scope["path"].startswith(self.admin)
+        if admin and not self.keys.has_admin:
+            raise Problem("not_found", "See /docs for what there is.")
+        self.keys.admit(_presented(scope), admin=admin)
+
+
 class BodyLimit:
     """Refuses bodies over a limit: by their declared length before reading, else as soon as too much has come."""
 
@@ -118,6 +142,17 @@ def _identify(scope: Scope) -> str:
                 return text
             break
     return uuid.uuid4().hex
+
+
+def _presented(scope: Scope) -> str | None:
+    """The key of `Authorization: Bearer` or `X-API-Key`."""
+    for name, value in scope["headers"]:
+        text = value.decode("latin-1")
+        if name == b"x-api-key":
+            return str(text)
+        if name == b"authorization" and text[:7].lower() == "bearer ":
+            return str(text[7:].strip())
+    return None
 
 
 def _declared_length(scope: Scope) -> int:

@@ -7,8 +7,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serve.admin import PREFIX, Canary, Switch
 from serve.problems import MEDIA_TYPE, PROBLEMS
-from serve.schemas import ProblemDocument
+from serve.schemas import NewEvent, NewEvents, ProblemDocument
 
 REF = "#/components/schemas/{model}"
 
@@ -24,9 +25,21 @@ EXAMPLES: dict[str, Any] = {
         "summary": "Only some items",
         "value": {"user": "1", "filter": {"genres": {"any": ["Comedy", "Drama"], "none": ["Horror"]}, "year": {"min": 1990}}},
     },
+    "another order": {
+        "summary": "More diverse, explained",
+        "value": {"user": "1", "diversity": 0.1, "popularity": -0.3, "explain": True},
+    },
     "stranger": {"summary": "A stranger", "value": {}},
     "several": {"summary": "Several at once", "value": {"requests": [{"user": "1"}, {"user": "2", "exclude": ["1"]}]}},
 }
+
+
+EVENTS: dict[str, Any] = {
+    "one": {"summary": "One event", "value": {"user": "1", "item": "50", "rating": 5, "id": "any-name"}},
+    "several": {"summary": "Several", "value": {"events": [{"user": "1", "item": "1"}, {"user": "2", "item": "1"}]}},
+}
+
+ADMIN: tuple[tuple[str, str, type[BaseModel]], ...] = ((f"{PREFIX}bundle", "post", Switch), (f"{PREFIX}canary", "put", Canary))
 
 
 def refusals() -> dict[int | str, dict[str, Any]]:
@@ -43,16 +56,20 @@ def document(app: FastAPI, request: type[BaseModel], requests: type[BaseModel]) 
     if app.openapi_schema is None:
         api = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
         _replace_validation_errors(api)
-        _add_models(api, request, requests, ProblemDocument)
-        api["paths"]["/v1/recommend"]["post"]["requestBody"] = _body(request, requests)
+        _add_models(api, request, requests, NewEvent, NewEvents, ProblemDocument)
+        api["paths"]["/v1/recommend"]["post"]["requestBody"] = _body(EXAMPLES, request, requests)
+        api["paths"]["/v1/events"]["post"]["requestBody"] = _body(EVENTS, NewEvent, NewEvents)
+        for path, method, model in ADMIN if f"{PREFIX}bundle" in api["paths"] else ():
+            api["paths"][path][method]["requestBody"] = _body({}, model)
+            _add_models(api, model)
         api["x-problems"] = {code: {"status": status, "title": title} for code, (status, title) in PROBLEMS.items()}
         app.openapi_schema = api
     return app.openapi_schema
 
 
-def _body(*models: type[BaseModel]) -> dict[str, Any]:
+def _body(examples: dict[str, Any], *models: type[BaseModel]) -> dict[str, Any]:
     either = [{"$ref": REF.format(model=model.__name__)} for model in models]
-    return {"required": True, "content": {"application/json": {"schema": {"anyOf": either}, "examples": EXAMPLES}}}
+    return {"required": True, "content": {"application/json": {"schema": {"anyOf": either}, "examples": examples}}}
 
 
 def _add_models(api: dict[str, Any], *models: type[BaseModel]) -> None:

@@ -10,6 +10,8 @@ MEDIA_TYPE = "application/problem+json"
 
 PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_json": (400, "The body is not JSON"),
+    "unauthorized": (401, "A key is needed"),
+    "forbidden": (403, "This key may not do that"),
     "not_found": (404, "There is nothing at this address"),
     "unknown_item": (404, "No such item"),
     "unknown_user": (404, "No such user"),
@@ -17,6 +19,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "too_large": (413, "The body is too large"),
     "not_json": (415, "The body must be JSON"),
     "invalid": (422, "The request cannot be answered as it is"),
+    "too_many": (429, "This key asks too often"),
     "internal": (500, "The service failed"),
     "no_events": (503, "No events are kept at the moment"),
     "overloaded": (503, "Too many requests are waiting"),

@@ -82,6 +82,10 @@ class Feed:
             return None
         return {user: [Event(event.item, event.rating, event.time) for event in events] for user, events in found.items()}
 
+    def forget(self, user: str) -> int:
+        """Keep nothing of a user. Returns how many events he had. Raises StoreError."""
+        return self._store.forget(user)
+
     def added(self, requests: Sequence[Request]) -> tuple[list[Request], bool]:
         """The requests with what their users have done since, and whether the store could be asked."""
         found = self.of([request.user for request in requests if request.user is not None])

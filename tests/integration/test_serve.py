@@ -56,7 +56,7 @@ def url(root: Path) -> Iterator[str]:
     ],
 )
 def test_the_url_can_be_asked_from_here(host: str, url: str) -> None:
-    assert url_of(ServeArgs(bundles="b", host=host, port=80)) == url
+    assert url_of(ServeArgs(bundles="b", host=host, port=80, open=True)) == url
 
 
 def test_a_port_in_use_is_refused_before_anything_starts() -> None:

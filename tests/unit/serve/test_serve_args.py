@@ -13,7 +13,8 @@ def test_strings_become_what_they_should_be() -> None:
 
 def test_only_this_machine_is_listened_to_by_default() -> None:
     assert ServeArgs(bundles="b").is_loopback and ServeArgs(bundles="b", host="localhost").is_loopback
-    assert not ServeArgs(bundles="b", host="0.0.0.0").is_loopback and not ServeArgs(bundles="b", host="::").is_loopback
+    assert not ServeArgs(bundles="b", host="0.0.0.0", open=True).is_loopback
+    assert not ServeArgs(bundles="b", host="::", keys="keys.toml").is_loopback
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,8 @@ def test_only_this_machine_is_listened_to_by_default() -> None:
         ({"max_queued": 10}, "max_requests"),
         ({"max_ongoing": 10}, "max_batch"),
         ({"ingress": "haproxy"}, "8404"),
+        ({"host": "0.0.0.0"}, "only with keys"),
+        ({"host": "::"}, "only with keys"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(given: dict[str, object], told: str) -> None:
