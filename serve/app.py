@@ -28,6 +28,7 @@ from serve.events.feed import Feed, open_store
 from serve.http import create_app
 from serve.keys import Keys
 from serve.live import Live
+from serve.metrics import RayMetrics
 
 APP_NAME = "recsys"
 OBJECT_STORE_BYTES = 100 << 20  # requests and answers are small
@@ -41,17 +42,27 @@ class Replica:
     """One process that answers: HTTP, batching and recommender in one, so that a request crosses no further border."""
 
     def __init__(self, args: ServeArgs) -> None:
-        self.args, self.live = args, Live(args)
+        _log_as_serve_does()
+        self.args, self.live, self.metrics = args, Live(args), RayMetrics()
         self.live.watch()
+        self.metrics.watch(self.live)
         store = open_store(args.events, Path(args.bundles))
         self.feed = None if store is None else Feed(store)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(lambda: self.live, self.args, self.feed, echo_request_id=False)
+        return create_app(lambda: self.live, self.args, self.feed, self.metrics, echo_request_id=False)
 
     def check_health(self) -> None:
         """Ray replaces a replica that fails this three times."""
         self.live.served.recommender.recommend([Request(k=1)])
+
+
+def _log_as_serve_does() -> None:
+    """What this project logs goes where Serve logs, in its form, with request ids."""
+    for name in ("serve", "recsys"):
+        ours = logging.getLogger(name)
+        ours.handlers, ours.propagate = logging.getLogger("ray.serve").handlers, False
+        ours.setLevel(logging.INFO)
 
 
 def build(args: ServeArgs) -> ray_serve.Application:
@@ -68,7 +79,11 @@ def build(args: ServeArgs) -> ray_serve.Application:
             # Ray would set the threads of BLAS and OpenMP by num_cpus.
             "runtime_env": {"env_vars": {name: str(args.threads) for name in THREAD_VARIABLES}},
         },
-        logging_config={"enable_access_log": args.access_log, "log_level": "WARNING" if not args.access_log else "INFO"},
+        logging_config={
+            "enable_access_log": args.access_log,
+            "log_level": "INFO" if args.access_log else "WARNING",
+            "encoding": "JSON" if args.log_format == "json" else "TEXT",
+        },
     ).bind(located)
 
 

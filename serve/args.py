@@ -74,6 +74,8 @@ class ServeArgs(BaseModel):
     """Share of its time that exact search may take where the index misses too much; beyond it, the index answers, marked so."""
     access_log: bool = False
     """Write a line for every request into Serve's logs."""
+    log_format: Literal["text", "json"] = "text"
+    """How a replica writes its logs: lines for people, or JSON with request ids as fields."""
     request_timeout_s: float = Field(30, gt=0)
     """After this long Ray gives a request up."""
 

@@ -5,6 +5,7 @@ in `recsys.retrieval` alone.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from serve.events import intake
 from serve.events.feed import AWAY, Feed
 from serve.keys import Keys
 from serve.live import Live
+from serve.metrics import Metrics, Silent
 from serve.middleware import BodyLimit, Envelope, Gate, request_id_of
 from serve.openapi import document, refusals
 from serve.pages import page_routes
@@ -47,8 +49,8 @@ IdPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH, description
 class Service:
     """The questions of the API, asked of whatever bundle is current when a batch is answered."""
 
-    def __init__(self, provider: Provider, args: ServeArgs, feed: Feed | None = None) -> None:
-        self.provider, self.args, self.feed = provider, args, feed
+    def __init__(self, provider: Provider, args: ServeArgs, feed: Feed | None, metrics: Metrics) -> None:
+        self.provider, self.args, self.feed, self.metrics = provider, args, feed, metrics
         self.request_model = schemas.request_model(args.max_k)
         self.describer = Describer()
         self.batcher: Batcher[Request, Json | Problem] = Batcher(
@@ -138,6 +140,12 @@ class Service:
         return user_json(recommender.user(user_id, limit, since), recommender.bundle.version)
 
     def _answer_batch(self, requests: list[Request]) -> list[Json | Problem]:
+        began, queued = time.perf_counter(), self.batcher.queued
+        replies = self._answer_with_events(requests)
+        self.metrics.batch(replies, queued, time.perf_counter() - began)
+        return replies
+
+    def _answer_with_events(self, requests: list[Request]) -> list[Json | Problem]:
         if self.feed is None:
             return self._answer_all(requests)
         asked, reached = self.feed.added(requests)
@@ -166,16 +174,25 @@ class Service:
         ]
 
 
-def create_app(provider: Provider, args: ServeArgs, feed: Feed | None = None, *, echo_request_id: bool = True) -> FastAPI:
+def create_app(
+    provider: Provider,
+    args: ServeArgs,
+    feed: Feed | None = None,
+    metrics: Metrics | None = None,
+    *,
+    echo_request_id: bool = True,
+) -> FastAPI:
     """The whole HTTP application.
 
-    provider: what is served, asked at every batch; None: not ready. feed: where events go that come; None: nowhere.
+    provider: what is served, asked at every batch; None: not ready. feed: where events go that come; None: nowhere. metrics:
+    what counts; None: nothing does.
     echo_request_id: False where an outer server writes X-Request-Id into answers by itself, as Ray's proxy does.
     """
     # Swagger's pages would be loaded from elsewhere: /docs is a page of our own.
     # No redirects to the address without its last slash: they would send a body again, to wherever the Host header says.
     app = FastAPI(title="recsys", version="1", docs_url=None, redoc_url=None, responses=refusals(), redirect_slashes=False)
-    service = Service(provider, args, feed)
+    metrics = metrics or Silent()
+    service = Service(provider, args, feed, metrics)
     app.state.service = service
     _add_recommend(app, service)
     _add_catalogue(app, service)
@@ -186,7 +203,7 @@ def create_app(provider: Provider, args: ServeArgs, feed: Feed | None = None, *,
     if args.keys is not None:
         add_admin(app, service.live, feed, _body_of)
         app.add_middleware(Gate, keys=Keys(FilePath(args.keys), args.replicas), admin=ADMIN)
-    app.add_middleware(Envelope, echo=echo_request_id)
+    app.add_middleware(Envelope, echo=echo_request_id, answered=metrics.answered)
     app.openapi = lambda: document(app, service.request_model, schemas.many_model(service.request_model, args.max_requests))  # type: ignore[method-assign]
     return app
 

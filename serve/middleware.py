@@ -2,7 +2,9 @@
 
 import logging
 import re
+import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -41,10 +43,11 @@ class Envelope:
     """Gives every request an id, every answer its headers; turns what nobody expected into a plain 500.
 
     echo: whether X-Request-Id is written into the answer. Ray's proxy does so itself, and twice would be wrong.
+    answered: told the path, status and seconds of each answer.
     """
 
-    def __init__(self, app: ASGIApp, echo: bool = True) -> None:
-        self.app, self.echo = app, echo
+    def __init__(self, app: ASGIApp, echo: bool, answered: Callable[[str, int, float], None]) -> None:
+        self.app, self.echo, self.answered = app, echo, answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,13 +55,14 @@ class Envelope:
             return
         identifier = _identify(scope)
         scope.setdefault("state", {})["request_id"] = identifier
-        started = False
+        started, began = False, time.perf_counter()
 
         async def send_wrapped(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 self._add_headers(message, identifier)
+                self.answered(scope["path"], message["status"], time.perf_counter() - began)
             await send(message)
 
         try:

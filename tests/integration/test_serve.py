@@ -1,6 +1,7 @@
 """The service on a real Ray Serve, on this machine's loopback and a free port."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import ray
 
 from recsys.bundle import store
 from recsys.bundle.manifest import ITEM_VECTORS
@@ -120,6 +122,28 @@ def test_a_second_service_on_the_same_ray_is_refused(root: Path, url: str) -> No
     with pytest.raises(ConfigError, match="already runs"), serving(ServeArgs(bundles=str(root), port=0)):
         raise AssertionError("served")
     assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_prometheus_sees_what_is_served(url: str) -> None:
+    """As it scrapes a node: requests by route, lists by what made them, the bundle, batches."""
+    for _ in range(3):
+        httpx.post(f"{url}/v1/recommend", json={"user": "u3"})
+    httpx.get(f"{url}/v1/users/nobody")
+    port = ray.nodes()[0]["MetricsExportPort"]
+
+    def scraped() -> str:
+        return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+    version = re.escape(httpx.get(f"{url}/v1/bundle").json()["version"])
+    wanted = [
+        r'ray_recsys_requests_total\{[^}]*route="users"[^}]*status="404"[^}]*\} 1\.0',
+        rf'ray_recsys_answers_total\{{[^}}]*bundle="{version}"[^}}]*path="exact"',
+        r'ray_recsys_request_seconds_count\{[^}]*route="recommend"',
+        r"ray_recsys_batch_size_count\{",
+        rf'ray_recsys_bundle\{{[^}}]*role="current"[^}}]*version="{version}"[^}}]*\}} 1\.0',
+        r"ray_recsys_bundle_rejected\{[^}]*\} 0\.0",
+    ]
+    until(lambda: all(re.search(pattern, scraped()) for pattern in wanted))
 
 
 def test_a_new_bundle_is_taken_under_load_and_a_bad_one_is_not(root: Path, url: str) -> None:
