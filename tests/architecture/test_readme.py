@@ -109,3 +109,9 @@ def test_names_what_is_wrong(tracked: list[str], tree: str, fault: str) -> None:
 def test_refuses_a_malformed_entry(line: str) -> None:
     with pytest.raises(AssertionError):
         parse(line)
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest takes the second for the first, and the whole run ends there."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
