@@ -44,7 +44,7 @@ class Switched(_Out):
 
 class Forgotten(_Out):
     events: int
-    """How many events he had; bundles and datasets forget when they are made anew."""
+    """How many events the store had of him. Files that were rolled, datasets and bundles do not forget by this."""
 
 
 def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of: Callable[[Request], Any]) -> None:
@@ -52,7 +52,7 @@ def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of
 
     @app.post(f"{PREFIX}bundle", tags=["admin"], response_model=Switched)
     async def switch(request: Request) -> Response:
-        """Verify a version and serve it: at once here, and within seconds on the other replicas."""
+        """Verify a version and serve it: at once here, and on other replicas when they look next (`watch_s`)."""
         wanted = _checked(Switch, await body_of(request))
         return _json({"version": await asyncio.to_thread(_switched, live(), wanted.version)})
 
@@ -89,8 +89,18 @@ def _switched(live: Live, version: str | None) -> str:
             told = store.promote(folder, version, check=Recommender)
     except RecsysError as error:
         raise _refused(error) from None
+    except OSError as error:
+        raise _not_written(error) from None
     live.look()
+    _refuse_unless(live, live.served.recommender.bundle.version == told)
     return told
+
+
+def _refuse_unless(live: Live, taken: bool) -> None:
+    if live.is_fixed:
+        raise _refused(RecsysError("one version's own folder is served here; serve the folder above it"))
+    if not taken:
+        raise _refused(RecsysError(live.rejected.why if live.rejected is not None else "it was not taken"))
 
 
 def _with_canary(live: Live, version: str | None, share: float) -> None:
@@ -98,7 +108,15 @@ def _with_canary(live: Live, version: str | None, share: float) -> None:
         store.set_canary(live.served.recommender.bundle.folder.parent, version, share, check=Recommender)
     except RecsysError as error:
         raise _refused(error) from None
+    except OSError as error:
+        raise _not_written(error) from None
     live.look()
+    canary = live.served.canary
+    _refuse_unless(live, version is None or (canary is not None and canary.bundle.version == version))
+
+
+def _not_written(error: OSError) -> Problem:
+    return _refused(RecsysError(f"the bundles' folder cannot be written here ({error.strerror})"))
 
 
 def _refused(error: RecsysError) -> Problem:

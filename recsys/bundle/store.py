@@ -1,6 +1,7 @@
 """Bundles under a root: `<root>/<name>/<version>/`, and which version of each name is served (`CURRENT`)."""
 
 import fcntl
+import json
 import os
 import re
 import tempfile
@@ -141,12 +142,11 @@ def set_canary(folder: Path, version: str | None, share: float, check: Check | N
 
 
 def state(folder: Path) -> str:
-    """Changes when a bundle does. Raises BundleError where there is none."""
-    try:
-        stat = (folder / MANIFEST_FILE).stat()
-    except OSError:
-        raise BundleError(f"{folder}: no bundle here. See `recsys bundle list`.") from None
-    return f"{stat.st_mtime_ns} {stat.st_size} {stat.st_ino}"
+    """Changes when a file of a bundle does. Raises BundleError where there is none."""
+    if not (folder / MANIFEST_FILE).is_file():
+        raise BundleError(f"{folder}: no bundle here. See `recsys bundle list`.")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return json.dumps([[str(path), path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino] for path in files])
 
 
 def point(folder: Path, version: str) -> None:

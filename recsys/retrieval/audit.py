@@ -63,7 +63,7 @@ class Audit:
         self._lock = threading.Lock()
         self._trusted, self._under_way, self._not_before = True, False, clock()
         self._recalls = deque([measured.recall_at_10] * min(measured.users, WINDOW), WINDOW)
-        self._low, self._audited = measured.recall_low, 0
+        self._recall, self._low, self._audited = measured.recall_at_10, measured.recall_low, 0
         self._audit_s: float | None = None
         self._saved_s, self._counted_at, self._degraded = BURST_S, clock(), 0
 
@@ -99,9 +99,8 @@ class Audit:
     def report(self) -> AuditReport:
         """How it stands."""
         with self._lock:
-            recall = float(np.mean(self._recalls)) if self._recalls else 0.0
             audit_ms = None if self._audit_s is None else 1000 * self._audit_s
-            return AuditReport(self._trusted, self._audited, recall, self._low, self.floor, audit_ms, self._degraded)
+            return AuditReport(self._trusted, self._audited, self._recall, self._low, self.floor, audit_ms, self._degraded)
 
     def _run(self, compare: Callable[[], float | None]) -> None:
         began, recall = self._clock(), None
@@ -119,7 +118,7 @@ class Audit:
     def _note(self, recall: float) -> None:
         self._audited += 1
         self._recalls.append(recall)
-        self._low = lower_bound(np.array(self._recalls))
+        self._recall, self._low = float(np.mean(self._recalls)), lower_bound(np.array(self._recalls))
         if self._trusted and self._low < self.floor:
             log.warning(
                 "the index finds %.3f of exact lists, at least: asked no longer while there is time to be exact", self._low

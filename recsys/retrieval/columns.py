@@ -27,28 +27,40 @@ class Columns:
 
     def __init__(self, items: pa.Table, eligible: Items) -> None:
         """eligible: ascending items that a list may hold; no others come back."""
-        self._table, self._eligible = items.combine_chunks(), eligible
-        self._columns: dict[str, _Column] = {}
-        self.allowed = lru_cache(REMEMBERED)(self._allowed)
+        self._lookup = _Lookup(items, eligible)
+        # Of an object of its own: a cache that held this one would be held by it, and Ray collects no such rings.
+        self.allowed = lru_cache(REMEMBERED)(self._lookup.allowed)
 
     @property
     def names(self) -> list[str]:
         """What can be asked about."""
-        return [field.name for field in self._table.schema if field.name not in OWN and _kind_of(field.type)]
+        return self._lookup.names
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Raises RequestError for a column that there is not, or that cannot be asked this."""
         for condition in conditions:
-            self._column(condition.column).check(condition)
+            self._lookup.column(condition.column).check(condition)
 
-    def _allowed(self, conditions: tuple[Condition, ...]) -> Items:
+
+class _Lookup:
+    """The columns, each made when it is first asked for."""
+
+    def __init__(self, items: pa.Table, eligible: Items) -> None:
+        self._table, self._eligible = items.combine_chunks(), eligible
+        self._columns: dict[str, _Column] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return [field.name for field in self._table.schema if field.name not in OWN and _kind_of(field.type)]
+
+    def allowed(self, conditions: tuple[Condition, ...]) -> Items:
         """[.] ascending: what meets all conditions."""
-        met = [self._column(condition.column).meets(condition) for condition in conditions]
+        met = [self.column(condition.column).meets(condition) for condition in conditions]
         found = reduce(intersection, met, self._eligible)
         found.setflags(write=False)  # it is remembered
         return found
 
-    def _column(self, name: str) -> "_Column":
+    def column(self, name: str) -> "_Column":
         if name not in self._columns:
             if name not in self.names:
                 raise RequestError("bad_filter", f"filter: no column {name!r}. There are: {', '.join(self.names)}.")

@@ -3,6 +3,7 @@
 Shapes: N items, I numbers that the encoder is fed for each, L places, D dimensions.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +42,8 @@ class Encoder:
         self.max_length = int(part.parameters.get("max_length", 0))
         self._session = self._start(bundle.encoder)
         self._check(part.last - part.first)
+        self.encode = _encoding(self._session, self._inputs_NI)
+        """[D] for the bytes of a window, without looking whether it is remembered."""
         self._remembered = lru_cache(REMEMBERED)(self.encode)
 
     def __call__(self, items: NDArray[np.int32]) -> Floats | None:
@@ -53,13 +56,6 @@ class Encoder:
         history = Histories.of_events(np.zeros(1, np.int32), np.array([len(items)]), items)
         windows = last_windows(history, self.max_length, self._known)
         return windows.item[windows.first[0] : windows.last[0]]
-
-    def encode(self, window: bytes) -> Floats:
-        """[D] for the bytes of a window, without looking whether it is remembered."""
-        inputs_LI = self._inputs_NI[np.frombuffer(window, np.int32)]
-        vector: Floats = self._session.run([OUTPUT], {INPUT: inputs_LI[None]})[0][0]
-        vector.setflags(write=False)  # it is remembered
-        return vector
 
     def _start(self, content: bytes) -> Any:
         import onnxruntime as ort  # a fifth of a second that bundles without an encoder need not wait for
@@ -88,3 +84,16 @@ class Encoder:
                 raise BundleError(f"{self._path}: fails at {length} items ({str(error)[:300]}). Export again.") from None
             if found.shape != (1, dim) or found.dtype != np.float32:
                 raise BundleError(f"{self._path}: gives {found.dtype} {found.shape}, not {dim} dimensions. Export again.")
+
+
+def _encoding(session: Any, inputs_NI: Floats) -> Callable[[bytes], Floats]:
+    """From the bytes of a window to its vector. Holds no encoder: with its cache, which the encoder holds, that were a ring, and
+    Ray's replicas collect none of what they begin with."""
+
+    def encode(window: bytes) -> Floats:
+        inputs_LI = inputs_NI[np.frombuffer(window, np.int32)]
+        vector: Floats = session.run([OUTPUT], {INPUT: inputs_LI[None]})[0][0]
+        vector.setflags(write=False)  # it is remembered
+        return vector
+
+    return encode

@@ -104,12 +104,6 @@ class Recommender:
         return self._tastes.of(user_id, history)
 
     @cached_property
-    def _directions(self) -> NDArray[np.float32]:
-        """[N, .] what the items are about, of length 1; zeros stay zeros."""
-        about_N = self._without_biases
-        return np.asarray(about_N / np.maximum(np.linalg.norm(about_N, axis=1, keepdims=True), 1e-12), np.float32)
-
-    @cached_property
     def _without_biases(self) -> NDArray[np.float32]:
         """What the items are about: how much they are liked by all, ever or now, says nothing of likeness."""
         told, vectors_NL = self.bundle.manifest.fold_in, self.bundle.learnt_vectors
@@ -161,7 +155,7 @@ class Recommender:
         if request.recency:
             assert self.items.by_arrival is not None
             dials.append((request.recency, self.items.by_arrival[found.items]))
-        directions = self._directions[found.items] if request.diversity else None
+        directions = _directions(self._without_biases[found.items]) if request.diversity else None
         chosen = rerank.reranked(found.scores, request.k, dials, request.diversity, directions)
         return replace(found, items=found.items[chosen], scores=found.scores[chosen])
 
@@ -182,6 +176,11 @@ class Recommender:
             reason="; ".join(reason for reason in reasons if reason) or None,
             unknown_items=unknown,
         )
+
+
+def _directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; zeros stay zeros."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def _about(parameters: Mapping[str, float], dims: int) -> int:

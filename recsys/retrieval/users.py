@@ -117,14 +117,22 @@ class Tastes:
         return np.concatenate([histories.item[stored], items]), np.concatenate([histories.rating[stored], ratings])
 
     def _sent(self, stored: slice, history: Sequence[Event]) -> list[tuple[int, float | None, int | None]]:
-        """Item, rating and time of the events whose items are known. What is stored already is not told twice: events that came
-        while serving are in the bundle, too, once it has learnt from them."""
+        """Item, rating and time of the events whose items are known. What is stored already is not told again: events that came
+        while serving are in the bundle, too, once it has learnt from them, and of an item the latest where it keeps no repeats.
+        """
+        known = [(self._items.number(event.item), event.rating, event.time) for event in history]
+        sent = [(item, rating, time) for item, rating, time in known if item is not None]
+        if stored.stop == stored.start or all(time is None for _, _, time in sent):
+            return sent
         histories = self._bundle.histories
-        told = set()
-        if stored.stop > stored.start and any(event.time is not None for event in history):
-            told = set(zip(histories.item[stored].tolist(), histories.time[stored].tolist(), strict=True))
-        known = ((self._items.number(event.item), event.rating, event.time) for event in history)
-        return [(item, rating, time) for item, rating, time in known if item is not None and (item, time) not in told]
+        pairs = list(zip(histories.item[stored].tolist(), histories.time[stored].tolist(), strict=True))
+        if not self._bundle.manifest.exclude_seen:  # repeats are kept
+            told = set(pairs)
+            return [(item, rating, time) for item, rating, time in sent if (item, time) not in told]
+        latest: dict[int, int] = {}
+        for item, time in pairs:
+            latest[item] = max(time, latest.get(item, time))
+        return [each for each in sent if each[2] is None or each[0] not in latest or each[2] > latest[each[0]]]
 
     def _rating(self, rating: float | None) -> float:
         """An event without a rating says as much as an average one, or, where ratings do not count, one."""

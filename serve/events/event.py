@@ -39,7 +39,16 @@ class StoreError(Exception):
 
 
 class EventStore(Protocol):
-    """Keeps events. Threads may share it, and so may processes. All but `close` raise StoreError."""
+    """Keeps events. Threads may share it, and so may processes. All but `close` raise StoreError.
+
+    is_remote: it is asked over a network, which takes its time.
+    """
+
+    is_remote: bool
+
+    def identity(self) -> str:
+        """A name of its own, drawn when it was made, by which files that were rolled from it are known."""
+        ...
 
     def append(self, events: Sequence[LiveEvent]) -> list[bool]:
         """Keep events, all or none; on disk when it comes back. For each whether it is new: False where its id was there."""

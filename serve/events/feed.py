@@ -5,12 +5,13 @@ when the store is away.
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from recsys.bundle.manifest import MANIFEST_FILE
+from recsys.bundle import store
 from recsys.errors import ConfigError
 from recsys.retrieval.requests import Event, Request
 from serve.batching import Batcher
@@ -21,52 +22,67 @@ log = logging.getLogger("serve")
 
 FILE = "events.sqlite"
 URL = "RECSYS_REDIS_URL"
-MOST_AT_ONCE, MOST_QUEUED = 1000, 10_000
+MOST_AT_ONCE, MOST_QUEUED = 64, 1000
+"""Bodies, of up to a thousand events each, that are one transaction, and that may wait."""
 REST_S = 1.0
 """After a failure the store is not asked for so long, or every request would wait for it."""
+Knows = Callable[[str | None, str], bool]
+
 AWAY = "events since the bundle cannot be read at the moment"
 
 
-def open_store(told: str, bundles: Path) -> EventStore | None:
-    """`auto`: a file beside the bundles; `none`; `redis`: where $RECSYS_REDIS_URL says; an address; or a file's path.
+def open_store(told: str, bundles: Path, name: str | None = None) -> EventStore | None:
+    """`auto`: a file beside the versions of the bundle that is served; `none`; `redis`: where $RECSYS_REDIS_URL says; an
+    address; or a file's path. bundles, name: as the service has them.
 
-    Raises ConfigError where it is none of these, or the Redis loses what it has acknowledged.
+    Raises ConfigError where it is none of these, or the Redis loses what it has acknowledged, BundleError for no bundle.
     """
     if told == "none":
         return None
-    if told == "auto":
-        return SqliteEvents((bundles.parent if (bundles / MANIFEST_FILE).exists() else bundles) / FILE)
-    if told == "redis" or told.startswith(("redis://", "rediss://", "unix://")):
-        return _redis(os.environ.get(URL, "") if told == "redis" else told)
-    return SqliteEvents(Path(told))
+    if told != "auto" and not is_address(told):
+        return SqliteEvents(Path(told))
+    folder = store.resolve(bundles, name).parent
+    return SqliteEvents(folder / FILE) if told == "auto" else open_redis(told, folder.name)
 
 
-def _redis(url: str) -> EventStore:
+def is_address(told: str) -> bool:
+    """Whether a Redis is meant."""
+    return told == "redis" or told.startswith(("redis://", "rediss://", "unix://"))
+
+
+def open_redis(told: str, name: str) -> EventStore:
+    """The events of one name's bundles in a Redis. Raises ConfigError."""
     try:
         from serve.events.redis import RedisEvents
     except ImportError:
         raise ConfigError("events: Redis needs a package more: pip install 'recsys-cluster[redis]'.") from None
+    url = os.environ.get(URL, "") if told == "redis" else told
     if not url:
         raise ConfigError(f"events=redis: set {URL} to its address, such as redis://host:6379/0, where replicas run.")
-    return RedisEvents(url)
+    return RedisEvents(url, name)
 
 
 class Feed:
     """Takes events, and adds those of the users who ask to what they ask with."""
 
-    def __init__(self, store: EventStore) -> None:
-        self._store, self._not_before = store, 0.0
-        self._writer: Batcher[LiveEvent, bool | StoreError] = Batcher(
+    def __init__(self, kept_in: EventStore) -> None:
+        self._store, self._not_before = kept_in, 0.0
+        self._writer: Batcher[Sequence[LiveEvent], list[bool] | StoreError] = Batcher(
             self._append, max_batch=MOST_AT_ONCE, max_queued=MOST_QUEUED, executor=ThreadPoolExecutor(1, "events")
         )
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether asking it takes so long that nobody should wait for it who need not."""
+        return self._store.is_remote
+
     async def append(self, events: Sequence[LiveEvent]) -> list[bool]:
-        """For each whether it is new; on disk when it comes back. Raises StoreError, and Overloaded where too many wait."""
-        replies = await self._writer.submit(events)
-        for reply in replies:
-            if isinstance(reply, StoreError):
-                raise reply
-        return [reply is True for reply in replies]
+        """All or none; for each whether it is new; on disk when it comes back. Raises StoreError, and Overloaded where too
+        many wait."""
+        (reply,) = await self._writer.submit([events])
+        if isinstance(reply, StoreError):
+            raise reply
+        return reply
 
     def of(self, users: Sequence[str]) -> dict[str, list[Event]] | None:
         """Events of some users, as a history is sent; None while the store is away."""
@@ -86,20 +102,25 @@ class Feed:
         """Keep nothing of a user. Returns how many events he had. Raises StoreError."""
         return self._store.forget(user)
 
-    def added(self, requests: Sequence[Request]) -> tuple[list[Request], bool]:
-        """The requests with what their users have done since, and whether the store could be asked."""
+    def added(self, requests: Sequence[Request], knows: Knows) -> tuple[list[Request], bool]:
+        """The requests with what their users have done since, and whether the store could be asked.
+
+        knows: whether an item is known where a user is answered; what came of others is passed over.
+        """
         found = self.of([request.user for request in requests if request.user is not None])
         if not found:
             return list(requests), found is not None
-        return [_with(request, found.get(request.user or "")) for request in requests], True
+        return [_with(request, found.get(request.user or "", ()), knows) for request in requests], True
 
-    def _append(self, events: Sequence[LiveEvent]) -> Sequence[bool | StoreError]:
+    def _append(self, bodies: Sequence[Sequence[LiveEvent]]) -> Sequence[list[bool] | StoreError]:
         try:
-            return self._store.append(events)
+            new = iter(self._store.append([event for body in bodies for event in body]))
         except StoreError as error:  # not tried again one by one: it is the store's fault
             log.error("events cannot be kept: %s", error)
-            return [error] * len(events)
+            return [error] * len(bodies)
+        return [list(islice(new, len(body))) for body in bodies]
 
 
-def _with(request: Request, since: list[Event] | None) -> Request:
-    return request if not since else replace(request, history=(*since, *(request.history or ())))
+def _with(request: Request, since: Sequence[Event], knows: Knows) -> Request:
+    known = [event for event in since if knows(request.user, event.item)]
+    return request if not known else replace(request, history=(*known, *(request.history or ())))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from serve.events.event import LATEST, TO_ROLL, LiveEvent, Rolled, Stored, StoreError
 
-BUSY_S = 10.0
-"""How long a writer waits for another process's."""
+WRITE_S, READ_S = 10.0, 0.25
+"""How long a writer waits for another process's, and a reader, for which a list waits, for the file."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -22,6 +22,8 @@ CREATE TABLE IF NOT EXISTS events (
     time INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_of_user ON events (user, place);
+CREATE TABLE IF NOT EXISTS identity (name TEXT NOT NULL);
+INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT * FROM identity);
 CREATE TABLE IF NOT EXISTS rolled (files INTEGER NOT NULL, place TEXT NOT NULL);
 """
 COLUMNS = "id, user, item, rating, kind, time"
@@ -30,6 +32,8 @@ OF_USER = f"SELECT {COLUMNS} FROM events WHERE user = ? ORDER BY place DESC LIMI
 
 class SqliteEvents:
     """`EventStore` in a file, which the first event makes."""
+
+    is_remote = False
 
     def __init__(self, path: Path) -> None:
         self._path, self._own, self._writing = path, threading.local(), threading.Lock()
@@ -67,6 +71,12 @@ class SqliteEvents:
             row = connection.execute("SELECT files, place FROM rolled").fetchone()
             return Rolled(*row) if row else Rolled(0, "")
 
+    def identity(self) -> str:
+        """As `EventStore` says."""
+        with _said_plainly(self._path):
+            name: str = self._writer(make=True).execute("SELECT name FROM identity").fetchone()[0]
+            return name
+
     def note_rolled(self, rolled: Rolled) -> None:
         """As `EventStore` says."""
         with self._transaction(make=True) as connection:
@@ -80,7 +90,7 @@ class SqliteEvents:
         with self._transaction() as connection:
             gone = connection.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
         with _said_plainly(self._path):
-            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writer().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
     def close(self) -> None:
@@ -98,7 +108,7 @@ class SqliteEvents:
     @contextmanager
     def _transaction(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:
         with self._writing, _said_plainly(self._path):
-            connection = self._connection(make)
+            connection = self._writer(make)
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -108,31 +118,28 @@ class SqliteEvents:
             connection.execute("COMMIT")
 
     def _reader(self) -> sqlite3.Connection | None:
-        """This thread's connection; None before there is a file."""
-        made: sqlite3.Connection | None = getattr(self._own, "connection", None)
-        if made is not None:
-            return made
-        if not self._path.exists():
-            return None
-        with _said_plainly(self._path):
-            return self._connection()
-
-    def _connection(self, make: bool = False) -> sqlite3.Connection:
-        made: sqlite3.Connection | None = getattr(self._own, "connection", None)
-        if made is None:
-            made = self._own.connection = _connected(self._path, make)
-            self._made.append(made)
+        """This thread's connection to read by; None before there is a file."""
+        made: sqlite3.Connection | None = getattr(self._own, "reader", None)
+        if made is None and self._path.exists():
+            with _said_plainly(self._path):
+                made = self._own.reader = self._connected("rw", READ_S)
         return made
 
+    def _writer(self, make: bool = False) -> sqlite3.Connection:
+        """This thread's connection to write by."""
+        made: sqlite3.Connection | None = getattr(self._own, "writer", None)
+        if made is None:
+            made = self._own.writer = self._connected("rwc" if make else "rw", WRITE_S)
+        return made
 
-def _connected(path: Path, make: bool) -> sqlite3.Connection:
-    mode = "rwc" if make else "rw"
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.executescript(SCHEMA)
-    return connection
+    def _connected(self, mode: str, seconds: float) -> sqlite3.Connection:
+        uri = f"{self._path.resolve().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
+        self._made.append(connection)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.executescript(SCHEMA)
+        return connection
 
 
 @contextmanager

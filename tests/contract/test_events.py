@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from recsys.errors import ConfigError, DataError
 from serve.events import roll as rolling
 from serve.events.event import LATEST, EventStore, LiveEvent, Rolled, StoreError
-from serve.events.feed import open_store
+from serve.events.feed import is_address, open_redis, open_store
 from serve.events.roll import forget
+from serve.events.sqlite import SqliteEvents
+from tests.bundles import write_planted
 
 SERVER = shutil.which("redis-server")
 UNRATED = 3.5
@@ -103,17 +105,20 @@ def wipe(url: str) -> None:
 @pytest.fixture
 def open_one(place: str) -> Iterator[Callable[[], EventStore]]:
     """Opens the store once more, as another process would."""
-    opened: list[EventStore] = []
+    made: list[EventStore] = []
 
     def make() -> EventStore:
-        store = open_store(place, Path("unused"))
-        assert store is not None
-        opened.append(store)
-        return store
+        made.append(opened(place))
+        return made[-1]
 
     yield make
-    for store in opened:
+    for store in made:
         store.close()
+
+
+def opened(place: str) -> EventStore:
+    """A file, or the events of one name in a Redis."""
+    return open_redis(place, "films") if is_address(place) else SqliteEvents(Path(place))
 
 
 def event(number: int, user: str = "u", **changes: Any) -> LiveEvent:
@@ -164,10 +169,9 @@ def test_many_may_write_together(open_one: Callable[[], EventStore]) -> None:
 
 WRITER = """
 import sys
-from pathlib import Path
 from serve.events.event import LiveEvent
-from serve.events.feed import open_store
-store = open_store(sys.argv[1], Path("unused"))
+from tests.contract.test_events import opened
+store = opened(sys.argv[1])
 number = 0
 while True:
     store.append([LiveEvent(f"e{number}", "u", f"i{number}", None, None, number)])
@@ -191,8 +195,7 @@ def test_what_was_acknowledged_survives_the_death_of_redis(tmp_path: Path) -> No
     if SERVER is None:
         pytest.skip("redis-server is not installed: apt-get install redis-server")
     server = Redis(tmp_path / "redis", *DURABLE)
-    store = open_store(server.url, tmp_path)
-    assert store is not None
+    store = opened(server.url)
     store.append([event(1), event(2)])
     server.kill()
     began = time.monotonic()
@@ -207,37 +210,74 @@ def test_what_was_acknowledged_survives_the_death_of_redis(tmp_path: Path) -> No
     server.kill()
 
 
-def test_a_redis_that_forgets_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--appendonly", "yes", "--appendfsync", "everysec"), "appendfsync always"),
+        (("--appendonly", "no"), "appendonly yes"),
+        ((*DURABLE, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "noeviction"),
+        ((*DURABLE, "--rename-command", "CONFIG", ""), "RECSYS_REDIS_TRUSTED=1"),
+    ],
+)
+def test_a_redis_that_may_forget_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], words: str
+) -> None:
     if SERVER is None:
         pytest.skip("redis-server is not installed: apt-get install redis-server")
-    server = Redis(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "everysec")
+    server = Redis(tmp_path / "redis", *options)
     try:
-        with pytest.raises(ConfigError, match="appendfsync always"):
-            open_store(server.url, tmp_path)
+        with pytest.raises(ConfigError, match=words):
+            opened(server.url)
+        server.kill()
+        late = opened(server.url)  # it is not there yet, and is asked when it is
+        server.start()
+        with pytest.raises(StoreError, match=words):
+            late.append([event(1)])
+        monkeypatch.setenv("RECSYS_REDIS_TRUSTED", "1")
+        assert opened(server.url).append([event(1)]) == [True]
+        late.close()
     finally:
         server.kill()
 
 
-def test_addresses_that_are_none_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_share_a_redis_and_nothing_in_it(redis: Redis) -> None:
+    wipe(redis.url)
+    films, books = open_redis(redis.url, "films"), open_redis(redis.url, "books")
+    films.append([event(1)])
+    assert books.of(["u"]) == {} and books.append([event(1)]) == [True] and films.identity() != books.identity()
+    assert films.forget("u") == 1 and books.of(["u"]) == {"u": [event(1)]}
+    films.close()
+    books.close()
+
+
+def test_where_events_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RECSYS_REDIS_URL", raising=False)
-    with pytest.raises(ConfigError, match="RECSYS_REDIS_URL"):
-        open_store("redis", tmp_path)
-    with pytest.raises(ConfigError, match="not the address"):
-        open_store("redis://host:port/x", tmp_path)
+    films, books = (write_planted(tmp_path / "bundles", name) for name in ("films", "books"))
     assert open_store("none", tmp_path) is None
+    with pytest.raises(ConfigError, match="RECSYS_REDIS_URL"):
+        open_store("redis", films)
+    with pytest.raises(ConfigError, match="not the address"):
+        open_store("redis://host:port/x", films)
+    for told, name, folder in ((films, None, films), (tmp_path / "bundles", "books", books)):
+        store = open_store("auto", told, name)
+        assert store is not None
+        store.append([event(1)])
+        assert (folder.parent / "events.sqlite").exists()
+        store.close()
 
 
 def test_a_file_that_cannot_be_is_said(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "nowhere" / "events.sqlite"), tmp_path)
-    assert store is not None and store.of(["u"]) == {}
+    store = opened(str(tmp_path / "nowhere" / "events.sqlite"))
+    assert store.of(["u"]) == {}
     with pytest.raises(StoreError, match="unable to open"):
         store.append([event(1)])
     (tmp_path / "events.sqlite").write_bytes(b"no database at all, whatever its name says" * 100)
-    broken = open_store("auto", tmp_path)
-    assert broken is not None
+    broken = opened(str(tmp_path / "events.sqlite"))
     for call in (lambda: broken.append([event(1)]), lambda: broken.of(["u"])):
         with pytest.raises(StoreError, match="not a database"):
             call()
+    broken.close()
 
 
 def test_nothing_is_left_of_who_is_forgotten(place: str, open_one: Callable[[], EventStore], tmp_path: Path) -> None:
@@ -309,13 +349,27 @@ def test_a_file_of_somebody_else_is_not_taken_for_ours(open_one: Callable[[], Ev
     assert store.rolled() == Rolled(0, "")
 
 
+def test_files_of_another_store_are_not_taken_for_ours(open_one: Callable[[], EventStore], tmp_path: Path) -> None:
+    """As after a store was lost, or one of another kind took its place: its events would be passed over."""
+    before = SqliteEvents(tmp_path / "before.sqlite")
+    before.append([event(n) for n in range(9)])
+    roll(before, tmp_path / "out")
+    before.close()
+    store = open_one()
+    store.append([event(n) for n in range(3)])
+    with pytest.raises(DataError, match="another store"):
+        roll(store, tmp_path / "out")
+    roll(store, tmp_path / "other")
+    assert rows(tmp_path / "other") == [as_row(event(n)) for n in range(3)]
+
+
 def test_rolled_files_forget_too(open_one: Callable[[], EventStore], tmp_path: Path) -> None:
     store, out = open_one(), tmp_path / "out"
     store.append([event(n, "gone" if n % 2 else "b") for n in range(10)])
     roll(store, out, most=4)
     assert forget(out, "gone") == 5 and forget(out, "gone") == 0
     assert rows(out) == [as_row(event(n, "b")) for n in range(0, 10, 2)]
-    assert rolling._last_place(out / "events-000000.parquet")  # still known for ours
+    assert rolling._last_place(out / "events-000000.parquet", store.identity())  # still known for ours
     store.append([event(10)])
     assert len(roll(store, out)) == 1
 
@@ -336,10 +390,9 @@ def test_whatever_happens_it_is_a_list_of_first_comers(
 ) -> None:
     if place.startswith("redis"):
         wipe(place)
-        store = open_store(place, Path("unused"))
+        store = opened(place)
     else:
-        store = open_store(str(tmp_path_factory.mktemp("any") / "events.sqlite"), Path("unused"))
-    assert store is not None
+        store = opened(str(tmp_path_factory.mktemp("any") / "events.sqlite"))
     out = tmp_path_factory.mktemp("out")
     kept: list[LiveEvent] = []
     rolled: list[LiveEvent] = []

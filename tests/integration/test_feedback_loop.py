@@ -86,14 +86,17 @@ def test_events_become_a_bundle_that_the_service_takes_by_itself(root: Path, url
     until(lambda: all(httpx.get(f"{url}/v1/bundle").json()["version"] != before["version"] for _ in range(10)))
     after = httpx.get(f"{url}/v1/bundle").json()
     assert after["users"] == before["users"] + 1 and after["events"] > before["events"]
+    send(url, "new", "i13", "new-13")
+    run(root, ["bash", str(ROOT / "examples" / "retrain.sh"), "bundles", "films", "data", "grown", *SETTINGS])  # as by a clock
+    until(lambda: all(httpx.get(f"{url}/v1/bundle").json()["version"] != after["version"] for _ in range(10)))
     again = httpx.get(f"{url}/v1/users/new").json()
-    assert again["events"] == 3  # each once, though the store has them still
+    assert again["events"] == 4  # each once, though the store has them still
     assert (
         [event["item_id"] for event in again["history"]]
-        == ["i9", "i5", "i1"]
+        == ["i13", "i9", "i5", "i1"]
         == [event["item_id"] for event in shown["history"]]
     )
-    assert [event["rating"] for event in again["history"]] == [4.0] * 3
+    assert [event["rating"] for event in again["history"]] == [4.0] * 4
     assert all(int(item[1:]) % 4 == 1 for item in listed(url, "new", 5))
 
 

@@ -1,5 +1,6 @@
 """Events over HTTP: kept before they are acknowledged, known to the next request, and lists go on when the store is away."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,37 @@ def test_a_known_users_latest_events_come_first_and_what_the_bundle_has_is_not_t
     assert [e["item_id"] for e in shown["history"]] == ["i3", latest["item_id"]]
 
 
+def test_of_an_item_the_latest_event_counts(client: AppClient) -> None:
+    """As the dataset keeps it: an older one that the store still has is not told behind the newer one of the bundle."""
+    known = client.get("/v1/users/u1").json()
+    latest = known["history"][0]
+    send(client, {"user": "u1", "item": latest["item_id"], "rating": 1, "time": latest["time"] - 1})
+    assert client.get("/v1/users/u1").json() == known
+    send(client, {"user": "u1", "item": latest["item_id"], "rating": 1, "time": latest["time"] + 1})
+    assert client.get("/v1/users/u1").json()["history"][0]["rating"] == 1
+
+
+def test_what_a_bundle_does_not_have_is_passed_over(client: AppClient, store: SqliteEvents) -> None:
+    """Of an earlier catalogue, or a canary's."""
+    store.append([LiveEvent("a", "u1", "gone", None, None, 5)])
+    answer = client.recommend({"user": "u1"}).json()
+    assert answer["unknown_items"] == [] and not answer["fallback"]
+
+
+def test_bodies_that_come_together_are_kept_each_as_a_whole(store: SqliteEvents) -> None:
+    feed = Feed(store)
+    bodies = [[LiveEvent(f"{n}-{m}", f"u{n}", "i1", None, None, m) for m in range(400)] for n in range(6)]
+    calls: list[int] = []
+    before = store.append
+    store.append = lambda events: (calls.append(len(events)), before(events))[1]  # type: ignore[method-assign]
+
+    async def all_of_them() -> list[list[bool]]:
+        return await asyncio.gather(*(feed.append(body) for body in bodies))
+
+    assert asyncio.run(all_of_them()) == [[True] * 400] * 6
+    assert len(calls) < 6 and all(count % 400 == 0 for count in calls)
+
+
 def test_sent_again_it_counts_once(client: AppClient, store: SqliteEvents) -> None:
     body = {"events": [{"user": "u0", "item": "i1", "id": "x"}, {"user": "u0", "item": "i2", "id": "y"}]}
     assert send(client, body).json() == {"kept": 2, "repeated": 0, "ids": ["x", "y"]}
@@ -138,6 +170,7 @@ def test_ids_that_are_no_text_are_refused(client: AppClient) -> None:
 class Away:
     """A store that cannot be reached."""
 
+    is_remote = False
     asked = 0
 
     def append(self, events: list[LiveEvent]) -> list[bool]:
@@ -159,6 +192,7 @@ def test_lists_go_on_without_the_store_and_say_so(answers: Recommender) -> None:
         assert client.recommend({"history": [{"item": "i1"}]}).json()["reason"] is None
         assert client.recommend({"requests": [{"user": "u3"}, {"k": 2}]}).json()["answers"][0]["reason"] == AWAY
         assert client.get("/v1/users/u3").status_code == 200
+        assert client.get("/v1/users/nobody").json()["code"] == "no_events"  # he may have come since
         refused = send(client, {"user": "u3", "item": "i1"})
         assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "no_events", "1")
         assert "secret" not in refused.text

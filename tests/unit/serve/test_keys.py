@@ -230,7 +230,33 @@ def test_an_admin_switches_bundles(client_with: Callable[[str], AppClient]) -> N
         answer = post(body)
         assert answer.status_code == 422 and served() == "b", answer.text
     post({"version": "a"})
+    assert served() == "a"  # one that was taken before is taken again
     assert post({}).status_code == 422  # there is none before the first
+
+
+def test_a_prefix_opens_no_door(client_with: Callable[[str], AppClient]) -> None:
+    """Ray keeps the whole path and tells what of it is the prefix."""
+    client = client_with(BOTH)
+    inner = client.app
+
+    async def prefixed(scope: Any, receive: Any, send: Any) -> None:
+        await inner({**scope, "root_path": "/api"}, receive, send)
+
+    with AppClient(prefixed) as outside:
+        for method, path in routes(client):
+            free = not path.startswith("/v1/")
+            assert (ask(outside, method, f"/api{path}", {}).status_code == 401) != free, path
+            assert ask(outside, method, f"/api{path}", bearer(OPS)).status_code not in (401, 403), path
+        assert ask(outside, "POST", "/api/v1/admin/bundle", bearer(WEB)).status_code == 403
+
+
+def test_one_versions_own_folder_is_not_switched(root: Path, files: Callable[[str], Path]) -> None:
+    args = ServeArgs(bundles=str(root / "films" / "a"), keys=str(files(BOTH)))
+    live = Live(args)
+    with AppClient(create_app(lambda: live, args)) as client:
+        for method, path, body in (("POST", "bundle", {"version": "b"}), ("PUT", "canary", {"version": "b", "share": 0.5})):
+            answer = client.request(method, f"/v1/admin/{path}", json=body, headers=bearer(OPS))
+            assert answer.status_code == 422 and "own folder" in answer.text
 
 
 def test_an_admin_sets_a_canary(client_with: Callable[[str], AppClient]) -> None:

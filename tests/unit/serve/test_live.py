@@ -1,6 +1,8 @@
 """A new bundle takes the old one's place in one step, a bad one does not, and a canary answers the same users every time."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,17 @@ import pytest
 from recsys.bundle import store
 from recsys.bundle.ids import hash_id
 from recsys.bundle.manifest import ITEM_VECTORS
+from recsys.bundle.read import open_bundle
+from recsys.config import IndexConfig
 from recsys.errors import BundleError, ConfigError
-from recsys.retrieval.recommender import Recommender
+from recsys.retrieval.recommender import Answer, Event, Recommender, Request
+from recsys.retrieval.requests import Condition
 from serve import schemas
 from serve.args import ServeArgs
 from serve.live import Live
 from tests.asgi import AppClient
 from tests.bundles import planted, rehash, write_planted
+from tests.encoders import ENCODED
 
 OLD, NEW = planted(), planted(seed=1)
 
@@ -101,6 +107,61 @@ def test_a_broken_current_is_refused_and_said(root: Path, content: str | None) -
         live_of(root)
 
 
+def test_what_was_taken_before_is_taken_again(root: Path) -> None:
+    live = live_of(root)
+    write_planted(root, world=NEW, version="b")
+    for version in ("b", "a", "b", "a", "b"):
+        store.promote(root / "films", version)
+        live.look()
+        assert live.served.recommender.bundle.version == version and live.rejected is None
+    assert live.swaps == 5
+
+
+def test_going_back_ends_the_rejection(root: Path) -> None:
+    """Also of a bad one: what is to be served is served."""
+    live = live_of(root)
+    spoil(write_planted(root, world=NEW, version="b"))
+    live.look()
+    assert live.rejected is not None
+    store.point(root / "films", "a")
+    live.look()
+    assert live.rejected is None
+
+
+def test_a_canary_says_nothing_of_a_bad_current(root: Path) -> None:
+    live = live_of(root)
+    write_planted(root, world=NEW, version="b", promote=False)
+    spoil(write_planted(root, world=NEW, version="c"))
+    store.set_canary(root / "films", "b", 0.5)
+    for _ in range(2):
+        live.look()
+        assert live.served.canary is not None and live.rejected is not None and live.rejected.version == "c"
+
+
+def test_a_canary_that_has_become_current_is_none(root: Path) -> None:
+    live = live_of(root)
+    write_planted(root, world=NEW, version="b", promote=False)
+    store.set_canary(root / "films", "b", 0.5)
+    live.look()
+    store.promote(root / "films", "b")
+    live.look()
+    assert live.served.canary is None and live.served.recommender.bundle.version == "b"
+
+
+def test_what_fails_for_another_reason_is_told_and_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = live_of(root)
+    write_planted(root, world=NEW, version="b")
+    with monkeypatch.context() as short:
+        short.setattr(Live, "_opened", no_memory)
+        live.look()
+    assert live.rejected is not None and "MemoryError" in live.rejected.why
+    assert live.look() and live.rejected is None
+
+
+def no_memory(*_: object) -> None:
+    raise MemoryError
+
+
 def test_it_looks_by_itself(root: Path) -> None:
     live = live_of(root, watch_s=0.01)
     live.watch()
@@ -112,6 +173,24 @@ def test_it_looks_by_itself(root: Path) -> None:
         came.wait(0.01)
     live.stop()
     assert live.served.recommender.bundle.version == "b"
+
+
+def test_nothing_is_kept_of_a_bundle_that_is_served_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the collector, which Ray's replicas switch off for what they begin with."""
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
+    worlds: tuple[dict[str, Any], ...] = ({}, ENCODED, {"index": IndexConfig(kind="hnsw"), "recall_floor": 0.1})
+    for number, more in enumerate(worlds):
+        recommender = Recommender(open_bundle(write_planted(tmp_path / str(number), **more)))
+        filters = (Condition("year", min=2000.0),)
+        asked = [Request(user="u1", filters=filters), Request(history=(Event("i1"),), diversity=0.5, explain=True)]
+        assert all(isinstance(answer, Answer) for answer in recommender.recommend(asked))
+        left = [weakref.ref(part) for part in (recommender, recommender.items, recommender._columns, recommender._tastes)]
+        gc.disable()
+        try:
+            del recommender
+            assert [ref() for ref in left] == [None] * 4, number
+        finally:
+            gc.enable()
 
 
 # Canary
