@@ -87,8 +87,8 @@ class Encoder:
 
 
 def _encoding(session: Any, inputs_NI: Floats) -> Callable[[bytes], Floats]:
-    """From the bytes of a window to its vector. Holds no encoder: with its cache, which the encoder holds, that were a ring, and
-    Ray's replicas collect none of what they begin with."""
+    """From the bytes of a window to its vector. Holds no encoder: with its cache, which the encoder holds, that were a ring,
+    and Ray's replicas collect none of what they begin with."""
 
     def encode(window: bytes) -> Floats:
         inputs_LI = inputs_NI[np.frombuffer(window, np.int32)]
