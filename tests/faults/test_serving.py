@@ -59,10 +59,14 @@ class Service:
         self.process = subprocess.Popen(
             [*command, "--replicas", "2", *options], env=environment, stdout=self.log, stderr=subprocess.STDOUT
         )
-        self._until_ready()
+        try:
+            self._until_ready()
+        except BaseException:
+            self.close()
+            raise
 
     def _until_ready(self) -> None:
-        late = time.monotonic() + 120
+        late = time.monotonic() + 240
         while True:
             try:
                 if httpx.get(f"{self.url}/readyz").status_code == 200:
