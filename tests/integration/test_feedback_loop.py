@@ -14,7 +14,7 @@ import pytest
 from serve.app import serving
 from serve.args import ServeArgs
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]  # it learns three times, by the command
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("--set", "model.name=spectral", "--set", "model.dim=4", "--set", "train.epochs=2", "--set", "model.trend_days=0")
@@ -91,11 +91,7 @@ def test_events_become_a_bundle_that_the_service_takes_by_itself(root: Path, url
     until(lambda: all(httpx.get(f"{url}/v1/bundle").json()["version"] != after["version"] for _ in range(10)))
     again = httpx.get(f"{url}/v1/users/new").json()
     assert again["events"] == 4  # each once, though the store has them still
-    assert (
-        [event["item_id"] for event in again["history"]]
-        == ["i13", "i9", "i5", "i1"]
-        == [event["item_id"] for event in shown["history"]]
-    )
+    assert [event["item_id"] for event in again["history"]] == ["i13", "i9", "i5", "i1"]
     assert [event["rating"] for event in again["history"]] == [4.0] * 4
     assert all(int(item[1:]) % 4 == 1 for item in listed(url, "new", 5))
 
