@@ -400,12 +400,22 @@ def recommend(
     user: Annotated[list[str], typer.Option("--user", help="A user's id; may be repeated.")],
     k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many items.")] = 10,
     mode: Annotated[str, typer.Option(help="auto, ann or exact.")] = "auto",
+    filter_: Annotated[
+        str, typer.Option("--filter", help="JSON: what items must have in their columns, as in the service.")
+    ] = "{}",
+    diversity: Annotated[float, typer.Option(min=0, max=1, help="How unlike one another items should be.")] = 0,
+    popularity: Annotated[float, typer.Option(min=-1, max=1, help="Towards what is popular, or away from it.")] = 0,
+    recency: Annotated[float, typer.Option(min=-1, max=1, help="Towards what came lately, or long ago.")] = 0,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what in the history pulled each item up.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Print who should watch what next, without a server: the same recommender answers."""
-    from cluster.ask import answers, print_answer, print_json
+    from cluster.ask import answers, conditions, print_answer, print_json
+    from recsys.retrieval.requests import Request
 
-    for answer in answers(bundle, user, k, mode):
+    order = {"diversity": diversity, "popularity": popularity, "recency": recency, "explain": explain}
+    asked = Request(k=k, mode=mode, filters=conditions(filter_), **order)  # type: ignore[arg-type]
+    for answer in answers(bundle, user, asked):
         (print_json if json_ else print_answer)(answer)
 
 
