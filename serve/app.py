@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve as ray_serve
+from ray.serve import context
 
 from recsys.bundle.read import open_bundle
 from recsys.bundle.store import resolve
@@ -206,5 +207,8 @@ def _serve(args: ServeArgs, *, goes_with_ray: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if not goes_with_ray:
+        if goes_with_ray:
+            # Else the next service of this process would ask the one that is gone.
+            context._set_global_client(None)  # type: ignore[no-untyped-call]
+        else:
             ray_serve.shutdown()  # type: ignore[no-untyped-call]
