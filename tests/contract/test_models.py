@@ -25,7 +25,7 @@ ORDERS = [
     {"loss": "ccl", "epochs": 40},
     {"loss": "squares"},
     {"loss": "squares", "unobserved_weight": 1.0, "frequency_power": 0.0, "ridge": 5.0},
-    {"loss": "gbce", "calibration": 0.5, "epochs": 40},
+    {"loss": "gbce", "calibration": 0.5, "epochs": 80},  # it starts after 20 to 60, as the weights are drawn, of either block
 ]
 CASES = [(name, order) for name in PERSONALISED for order in ORDERS if order["loss"] in LOSSES[name]]
 

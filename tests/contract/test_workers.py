@@ -214,10 +214,10 @@ def test_two_workers_are_equal_to_the_bit_and_like_one(one, two, case):
     assert alone["stats"][1] == planted.USERS * (planted.WATCHED - 2 - first_told), "every event once"
     ours, theirs = (checkpoint.read_weights(folder / case / "checkpoint") for folder in (one, two))
     assert case in WITHOUT_USERS or ours["user_table"].shape[0] == planted.USERS
+    # Small values normed, as in HSTU's blocks, make roundings larger, and Adam makes steps of them; a wrong sum is off by .03.
+    near = {"rtol": 5e-3, "atol": 2e-3} if case.startswith("sasrec") else {"rtol": 1e-3, "atol": 1e-4}
     for name, tensor in (alone | ours).items():
-        torch.testing.assert_close(
-            (first | theirs)[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close((first | theirs)[name], tensor, **near, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_USERS])
