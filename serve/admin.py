@@ -1,23 +1,25 @@
 """Routes for whoever runs the service: switch bundles, set a canary, forget a user. There are none without an admin's key."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path
-from pydantic import Field, ValidationError
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.bundle import store
 from recsys.errors import RecsysError
-from recsys.retrieval.answers import to_json
 from recsys.retrieval.recommender import Recommender
 from serve import problems
 from serve.args import MAX_ID_LENGTH
 from serve.events.event import StoreError
 from serve.events.feed import Feed
 from serve.live import Live
+from serve.pages import answered
 from serve.problems import Problem
 from serve.schemas import CanaryInfo, Id, _In, _Out
 
@@ -53,15 +55,15 @@ def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of
     @app.post(f"{PREFIX}bundle", tags=["admin"], response_model=Switched)
     async def switch(request: Request) -> Response:
         """Verify a version and serve it: at once here, and on other replicas when they look next (`watch_s`)."""
-        wanted = _checked(Switch, await body_of(request))
-        return _json({"version": await asyncio.to_thread(_switched, live(), wanted.version)})
+        wanted = problems.checked(Switch, await body_of(request))
+        return answered({"version": await asyncio.to_thread(_switched, live(), wanted.version)})
 
     @app.put(f"{PREFIX}canary", tags=["admin"], response_model=CanaryInfo)
     async def canary(request: Request) -> Response:
         """Verify a version and answer a share of the users from it."""
-        wanted = _checked(Canary, await body_of(request))
+        wanted = problems.checked(Canary, await body_of(request))
         await asyncio.to_thread(_with_canary, live(), wanted.version, wanted.share)
-        return _json({"version": wanted.version, "share": wanted.share})
+        return answered({"version": wanted.version, "share": wanted.share})
 
     @app.delete(f"{PREFIX}canary", tags=["admin"], status_code=204)
     async def no_canary() -> Response:
@@ -75,60 +77,50 @@ def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of
         if feed is None:
             raise Problem("no_events", "This service keeps none.")
         try:
-            return _json({"events": await asyncio.to_thread(feed.forget, user_id)})
+            return answered({"events": await asyncio.to_thread(feed.forget, user_id)})
         except StoreError:
             raise Problem("no_events", "Ask again; the service's log says why.", {"Retry-After": "1"}) from None
 
 
 def _switched(live: Live, version: str | None) -> str:
-    folder = live.served.recommender.bundle.folder.parent
-    try:
-        if version is None:
-            told = store.rollback(folder, check=Recommender)
-        else:
-            told = store.promote(folder, version, check=Recommender)
-    except RecsysError as error:
-        raise _refused(error) from None
-    except OSError as error:
-        raise _not_written(error) from None
+    folder = _watched(live)
+    with _told():
+        told = store.rollback(folder, Recommender) if version is None else store.promote(folder, version, Recommender)
     live.look()
     _refuse_unless(live, live.served.recommender.bundle.version == told)
     return told
 
 
-def _refuse_unless(live: Live, taken: bool) -> None:
-    if live.is_fixed:
-        raise _refused(RecsysError("one version's own folder is served here; serve the folder above it"))
-    if not taken:
-        raise _refused(RecsysError(live.rejected.why if live.rejected is not None else "it was not taken"))
-
-
 def _with_canary(live: Live, version: str | None, share: float) -> None:
-    try:
-        store.set_canary(live.served.recommender.bundle.folder.parent, version, share, check=Recommender)
-    except RecsysError as error:
-        raise _refused(error) from None
-    except OSError as error:
-        raise _not_written(error) from None
+    folder = _watched(live)
+    with _told():
+        store.set_canary(folder, version, share, Recommender)
     live.look()
     canary = live.served.canary
     _refuse_unless(live, version is None or (canary is not None and canary.bundle.version == version))
 
 
-def _not_written(error: OSError) -> Problem:
-    return _refused(RecsysError(f"the bundles' folder cannot be written here ({error.strerror})"))
+def _watched(live: Live) -> FilePath:
+    """The folder of the versions. Raises Problem where one version's own is served, which nothing can switch."""
+    if live.is_fixed:
+        raise _refused("one version's own folder is served here; serve the folder above it")
+    return live.served.recommender.bundle.folder.parent
 
 
-def _refused(error: RecsysError) -> Problem:
-    return problems.invalid([{"where": "version", "what": str(error).rstrip(".")}])
+def _refuse_unless(live: Live, taken: bool) -> None:
+    if not taken:
+        raise _refused(live.rejected.why if live.rejected is not None else "it was not taken")
 
 
-def _checked(model: Any, value: Any) -> Any:
+@contextmanager
+def _told() -> Iterator[None]:
     try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise problems.invalid(problems.explain(error.errors(include_url=False, include_input=False))) from None
+        yield
+    except RecsysError as error:
+        raise _refused(str(error)) from None
+    except OSError as error:
+        raise _refused(f"the bundles' folder cannot be written here ({error.strerror})") from None
 
 
-def _json(content: Any) -> Response:
-    return Response(to_json(content), media_type="application/json")
+def _refused(why: str) -> Problem:
+    return problems.invalid([{"where": "version", "what": why.rstrip(".")}])

@@ -1,6 +1,5 @@
 """Routes under /v1, and what they answer where something is wrong. Needs no Ray: any Recommender will do."""
 
-from dataclasses import asdict
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from recsys.errors import RequestError
-from recsys.retrieval.answers import answer_json, to_json
+from recsys.retrieval.answers import answer_json
 from serve import problems, schemas
 from serve.admin import PREFIX as ADMIN
 from serve.admin import add_admin
@@ -23,7 +22,7 @@ from serve.live import Live
 from serve.metrics import Metrics, Silent
 from serve.middleware import BodyLimit, Envelope, Gate, request_id_of
 from serve.openapi import document, refusals
-from serve.pages import page_routes
+from serve.pages import answered, page_routes
 from serve.problems import Problem
 from serve.service import Json, Provider, Service, parse
 
@@ -75,19 +74,19 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
     async def recommend(request: HttpRequest) -> Response:
         """What to take next: for a known user, for a history, for a stranger, or for each of a list of these."""
         # Read and checked by hand: FastAPI's own way costs more than finding the answer.
-        _require_json(request)
-        return _json(await service.recommend(await request.body(), request_id_of(request.scope)))
+        _requireanswered(request)
+        return answered(await service.recommend(await request.body(), request_id_of(request.scope)))
 
     @app.post("/v1/events", tags=["events"], response_model=schemas.Kept)
     async def events(request: HttpRequest) -> Response:
         """Somebody took something: kept durably, and known to every request from now on."""
-        return _json(await service.keep(await _body_of(request)))
+        return answered(await service.keep(await _body_of(request)))
 
     @app.get("/v1/items/{item_id:path}/similar", tags=["catalogue"], response_model=schemas.Recommendation)
     async def similar(item_id: IdPath, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)) -> Response:
         """Items like this one."""
         recommender = service.recommender()
-        return _json(answer_json(recommender.similar(item_id, k), service.describer.of(recommender)))
+        return answered(answer_json(recommender.similar(item_id, k), service.describer.of(recommender)))
 
 
 def _add_catalogue(app: FastAPI, service: Service) -> None:
@@ -97,12 +96,12 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Items by words of their titles."""
         recommender = service.recommender()
-        return _json({"items": recommender.search(query, limit), "bundle": recommender.bundle.version})
+        return answered({"items": recommender.search(query, limit), "bundle": recommender.bundle.version})
 
     @app.get("/v1/users/{user_id:path}", tags=["catalogue"], response_model=schemas.User)
     async def user(user_id: IdPath, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
         """A known user and the latest of what he took."""
-        return _json(await service.user(user_id, limit))
+        return answered(await service.user(user_id, limit))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
@@ -110,7 +109,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def bundle() -> Response:
         """What is served, what made it, and how good it measured."""
         recommender = service.recommender()
-        audit = None if recommender.audit is None else asdict(recommender.audit)
+        audit = None if recommender.audit is None else recommender.audit.model_dump()
         more = {
             "max_k": service.args.max_k,
             "columns": recommender.columns,
@@ -118,24 +117,24 @@ def _add_state(app: FastAPI, service: Service) -> None:
             "takes_events": service.feed is not None,
         }
         more |= _state(service.live())
-        return _json(manifest_json(recommender.bundle.manifest, more))
+        return answered(manifest_json(recommender.bundle.manifest, more))
 
     @app.get("/healthz", tags=["state"], response_model=schemas.Health)
     async def healthz() -> Response:
         """Whether the process answers."""
-        return _json({"status": "ok"})
+        return answered({"status": "ok"})
 
     @app.get("/readyz", tags=["state"], response_model=schemas.Ready)
     async def readyz() -> Response:
         """Whether a bundle is open, so that requests can be answered; 503 if not."""
-        return _json({"status": "ok", "bundle": service.recommender().bundle.version})
+        return answered({"status": "ok", "bundle": service.recommender().bundle.version})
 
 
 def _state(live: Live) -> Json:
     canary = live.served.canary
     return {
         "canary": None if canary is None else {"version": canary.bundle.version, "share": live.served.share},
-        "rejected": None if live.rejected is None else asdict(live.rejected),
+        "rejected": None if live.rejected is None else live.rejected.model_dump(),
     }
 
 
@@ -164,16 +163,12 @@ def _routing_problem(request: HttpRequest, error: HTTPException) -> Problem:
     return Problem("not_found", "See /docs for what there is.", error.headers)
 
 
-def _require_json(request: HttpRequest) -> None:
+def _requireanswered(request: HttpRequest) -> None:
     """Also keeps other sites' pages from asking in a browser's name: only `simple` content types go without CORS."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("not_json", "Send the header Content-Type: application/json.")
 
 
 async def _body_of(request: HttpRequest) -> Any:
-    _require_json(request)
+    _requireanswered(request)
     return parse(await request.body())
-
-
-def _json(content: Any) -> Response:
-    return Response(to_json(content), media_type="application/json")

@@ -15,6 +15,7 @@ from recsys.retrieval.audit import Audit
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
+from serve.schemas import Rejected
 
 log = logging.getLogger("serve")
 
@@ -40,14 +41,6 @@ class Served:
     def all(self) -> list[Recommender]:
         """One, or both."""
         return [self.recommender] if self.canary is None else [self.recommender, self.canary]
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A bundle that was not taken, and why."""
-
-    version: str
-    why: str
 
 
 class Live:
@@ -146,7 +139,7 @@ class Live:
         return found
 
     def _reject(self, role: str, version: str, why: str) -> None:
-        bad = Rejected(version, why)
+        bad = Rejected(version=version, why=why)
         if self._bad.get(role) != bad:
             log.error("%s is not taken, what was served goes on: %s", version, why)
         self._bad[role] = bad

@@ -4,6 +4,7 @@ Prometheus shows them with `ray_` in front, and counters with `_total` behind. d
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -91,7 +92,7 @@ class RayMetrics:
     def _keep_telling(self, live: Live) -> None:
         while True:
             self.tell(live)
-            threading.Event().wait(EVERY_S)
+            time.sleep(EVERY_S)
 
 
 GAUGES = {

@@ -2,13 +2,21 @@
 
 import hashlib
 from importlib.resources import files
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from recsys.retrieval.answers import to_json
+
 PAGES = {"/": "index.html", "/docs": "docs.html"}
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def answered(content: Any) -> Response:
+    """An answer of the API."""
+    return Response(to_json(content), media_type="application/json")
 
 
 def page_routes() -> list[Route]:

@@ -1,10 +1,13 @@
 """What goes wrong over HTTP, as `application/problem+json` (RFC 9457): a code, what to do, and the request's id."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
+
+Model = TypeVar("Model", bound=BaseModel)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -64,6 +67,14 @@ def invalid(errors: list[dict[str, Any]]) -> Problem:
     first = errors[0]
     more = f" ({len(errors) - 1} more under errors)" if len(errors) > 1 else ""
     return Problem("invalid", f"{first['where']}: {first['what']}{more}.", errors=errors)
+
+
+def checked(model: type[Model], value: Any) -> Model:
+    """A value as a model of ours. Raises Problem with what is wrong where."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise invalid(explain(error.errors(include_url=False, include_input=False))) from None
 
 
 def explain(errors: Sequence[Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from recsys.retrieval.audit import AuditReport
 from serve.args import MAX_EVENTS, MAX_FILTERS, MAX_ID_LENGTH, MAX_LIST, MAX_VALUES
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -208,25 +209,6 @@ class User(_Out):
     bundle: str
 
 
-class AuditInfo(_Out):
-    """What the index misses, as the replica that answers sees it: some queries are answered a second time, exactly."""
-
-    trusted: bool
-    """Whether the index is asked; else answers are exact, as far as there is time."""
-    queries: int
-    """How many were audited since the bundle was opened."""
-    recall: float
-    """The share of the exact lists that it found, of the latest 1000 queries, those of the export among them."""
-    low: float
-    """Its 95% lower bound."""
-    floor: float
-    """Below it the index is not trusted."""
-    audit_ms: float | None
-    """What the latest audit took."""
-    degraded: int
-    """Queries that an index answered which was not trusted, for want of time."""
-
-
 class CanaryInfo(_Out):
     """A bundle that answers a share of the users, by their ids."""
 
@@ -234,7 +216,7 @@ class CanaryInfo(_Out):
     share: float
 
 
-class RejectedInfo(_Out):
+class Rejected(_Out):
     """A bundle that was not taken."""
 
     version: str
@@ -267,9 +249,9 @@ class BundleInfo(_Out):
     """Whether events are taken at /v1/events."""
     canary: CanaryInfo | None
     """What else is served, if there is something."""
-    rejected: RejectedInfo | None
+    rejected: Rejected | None
     """The latest bundle that was to be served and is not, being bad."""
-    audit: AuditInfo | None
+    audit: AuditReport | None
     """None where the index leaves nothing out, or there is none."""
 
 

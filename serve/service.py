@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from recsys.errors import RequestError
 from recsys.retrieval.answers import answer_json
@@ -23,7 +22,7 @@ from serve.batching import Batcher, Overloaded
 from serve.convert import Describer, problem_of, to_request, user_json
 from serve.events import intake
 from serve.events.feed import AWAY, Feed
-from serve.live import Live
+from serve.live import Live, Served
 from serve.metrics import Metrics
 from serve.problems import Problem
 
@@ -97,10 +96,8 @@ class Service:
     def _checked(self, value: Any) -> Request:
         """A request fit for a batch. Everything that one request can have wrong is found here, before it has neighbours."""
         try:
-            request = to_request(self.request_model.model_validate(value))
+            request = to_request(problems.checked(self.request_model, value))
             self.recommender(request.user).check(request)
-        except ValidationError as error:
-            raise problems.invalid(problems.explain(error.errors(include_url=False, include_input=False))) from None
         except RequestError as error:
             raise problem_of(error) from None
         return request
@@ -139,18 +136,17 @@ class Service:
         return replies
 
     def _answer_with_events(self, requests: list[Request]) -> list[Json | Problem]:
+        served = self.live().served  # one for the whole batch: an answer never mixes two bundles
         if self.feed is None:
-            return self._answer_all(requests)
-        served = self.live().served
-        asked, reached = self.feed.added(requests, lambda user, item: served.of(user).items.number(item) is not None)
-        replies = self._answer_all(asked)
+            return self._answer_all(served, requests)
+        asked, reached = self.feed.added(requests, lambda user: served.of(user).items)
+        replies = self._answer_all(served, asked)
         for request, reply in zip(requests, replies, strict=True) if not reached else ():
             if request.user is not None and not isinstance(reply, Problem):
                 reply["reason"] = f"{reply['reason']}; {AWAY}" if reply["reason"] else AWAY
         return replies
 
-    def _answer_all(self, requests: list[Request]) -> list[Json | Problem]:
-        served = self.live().served  # one for the whole batch: an answer never mixes two bundles
+    def _answer_all(self, served: Served, requests: list[Request]) -> list[Json | Problem]:
         if served.canary is None:
             return self._answers(served.recommender, requests)
         whose = [served.of(request.user) for request in requests]

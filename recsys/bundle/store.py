@@ -145,8 +145,8 @@ def state(folder: Path) -> str:
     """Changes when a file of a bundle does. Raises BundleError where there is none."""
     if not (folder / MANIFEST_FILE).is_file():
         raise BundleError(f"{folder}: no bundle here. See `recsys bundle list`.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return json.dumps([[str(path), path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino] for path in files])
+    files = [(str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return json.dumps([[path, stat.st_mtime_ns, stat.st_size, stat.st_ino] for path, stat in files])
 
 
 def point(folder: Path, version: str) -> None:

@@ -19,7 +19,7 @@ class SASRec(SequenceModel):
 
     def made_encoder(self, config: ModelConfig) -> nn.Module:
         """A causal encoder."""
-        blocks = [_block(config) for _ in range(config.blocks)]
+        blocks = (_block(config) for _ in range(config.blocks))  # drawn behind the positions, as they always were
         return Encoder(config.dim, blocks, length=config.max_length, dropout=config.dropout)
 
     def look_up(self, item_T: Tensor, told_T: Tensor, negatives_N: Tensor) -> LookedUp:

@@ -9,9 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from recsys.bundle.manifest import IndexReport
 from recsys.retrieval.ann import lower_bound
@@ -28,19 +28,25 @@ BURST_S = 1.0
 """Seconds of exact search that may be saved up."""
 
 
-@dataclass(frozen=True)
-class AuditReport:
-    """trusted: whether the index is asked; queries: how many were audited; recall: the mean share of exact lists that it found,
-    of the latest of them and, before they are enough, of those at export; low: its 95% lower bound; audit_ms: what the latest
-    audit took; degraded: queries that it answered though it misses too much, for want of time to search exactly."""
+class AuditReport(BaseModel):
+    """What the index misses, as who answers sees it: some queries are answered a second time, exactly."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     trusted: bool
+    """Whether the index is asked; else answers are exact, as far as there is time."""
     queries: int
+    """How many were audited since the bundle was opened."""
     recall: float
+    """The mean share of exact lists that it found, of the latest 1000 queries, those of the export among them."""
     low: float
+    """Its 95% lower bound."""
     floor: float
+    """Below it the index is not trusted."""
     audit_ms: float | None
+    """What the latest audit took."""
     degraded: int
+    """Queries that an index answered which was not trusted, for want of time to search exactly."""
 
 
 class Audit:
@@ -100,7 +106,15 @@ class Audit:
         """How it stands."""
         with self._lock:
             audit_ms = None if self._audit_s is None else 1000 * self._audit_s
-            return AuditReport(self._trusted, self._audited, self._recall, self._low, self.floor, audit_ms, self._degraded)
+            return AuditReport(
+                trusted=self._trusted,
+                queries=self._audited,
+                recall=self._recall,
+                low=self._low,
+                floor=self.floor,
+                audit_ms=audit_ms,
+                degraded=self._degraded,
+            )
 
     def _run(self, compare: Callable[[], float | None]) -> None:
         began, recall = self._clock(), None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from recsys.bundle import store
 from recsys.errors import ConfigError
+from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.requests import Event, Request
 from serve.batching import Batcher
 from serve.events.event import EventStore, LiveEvent, StoreError
@@ -26,7 +27,7 @@ MOST_AT_ONCE, MOST_QUEUED = 64, 1000
 """Bodies, of up to a thousand events each, that are one transaction, and that may wait."""
 REST_S = 1.0
 """After a failure the store is not asked for so long, or every request would wait for it."""
-Knows = Callable[[str | None, str], bool]
+ItemsFor = Callable[[str | None], Catalogue]
 
 AWAY = "events since the bundle cannot be read at the moment"
 
@@ -102,15 +103,15 @@ class Feed:
         """Keep nothing of a user. Returns how many events he had. Raises StoreError."""
         return self._store.forget(user)
 
-    def added(self, requests: Sequence[Request], knows: Knows) -> tuple[list[Request], bool]:
+    def added(self, requests: Sequence[Request], items_for: ItemsFor) -> tuple[list[Request], bool]:
         """The requests with what their users have done since, and whether the store could be asked.
 
-        knows: whether an item is known where a user is answered; what came of others is passed over.
+        items_for: the catalogue that a user is answered from; what came of items that it does not have is passed over.
         """
         found = self.of([request.user for request in requests if request.user is not None])
         if not found:
             return list(requests), found is not None
-        return [_with(request, found.get(request.user or "", ()), knows) for request in requests], True
+        return [_with(request, found.get(request.user or "", ()), items_for) for request in requests], True
 
     def _append(self, bodies: Sequence[Sequence[LiveEvent]]) -> Sequence[list[bool] | StoreError]:
         try:
@@ -121,6 +122,9 @@ class Feed:
         return [list(islice(new, len(body))) for body in bodies]
 
 
-def _with(request: Request, since: Sequence[Event], knows: Knows) -> Request:
-    known = [event for event in since if knows(request.user, event.item)]
+def _with(request: Request, since: Sequence[Event], items_for: ItemsFor) -> Request:
+    if not since:
+        return request
+    items = items_for(request.user)
+    known = [event for event in since if items.number(event.item) is not None]
     return request if not known else replace(request, history=(*known, *(request.history or ())))

@@ -4,8 +4,6 @@ import time
 import uuid
 from typing import Any
 
-from pydantic import ValidationError
-
 from recsys.retrieval.catalogue import Catalogue
 from serve import problems, schemas
 from serve.batching import Overloaded
@@ -33,10 +31,7 @@ async def keep(feed: Feed | None, value: Any, items: Catalogue) -> dict[str, Any
 
 def _events(value: Any, items: Catalogue) -> list[LiveEvent]:
     several = isinstance(value, dict) and "events" in value
-    try:
-        sent = schemas.NewEvents.model_validate(value).events if several else [schemas.NewEvent.model_validate(value)]
-    except ValidationError as error:
-        raise problems.invalid(problems.explain(error.errors(include_url=False, include_input=False))) from None
+    sent = problems.checked(schemas.NewEvents, value).events if several else [problems.checked(schemas.NewEvent, value)]
     unknown = [place for place, event in enumerate(sent) if items.number(event.item) is None][:NAMED]
     if unknown:
         where = [f"events.{place}.item" if several else "item" for place in unknown]

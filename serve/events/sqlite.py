@@ -1,5 +1,6 @@
 """Events in an SQLite file: the embedded store, for replicas on one host, which all read and write it themselves."""
 
+import fcntl
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -134,11 +135,14 @@ class SqliteEvents:
 
     def _connected(self, mode: str, seconds: float) -> sqlite3.Connection:
         uri = f"{self._path.resolve().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
-        self._made.append(connection)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.executescript(SCHEMA)
+        # One at a time: a file's first turn to a write-ahead log fails at once, and does not wait, where another makes it, too.
+        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            connection = sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
+            self._made.append(connection)
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+            connection.executescript(SCHEMA)
         return connection
 
 

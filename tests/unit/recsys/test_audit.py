@@ -4,7 +4,6 @@ from concurrent.futures import Executor, Future
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 from recsys.bundle.manifest import IndexReport
 from recsys.bundle.read import open_bundle
@@ -36,11 +35,7 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_receipts_and_one_thread(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_receipts_and_one_thread")
 
 
 @pytest.fixture(scope="module")

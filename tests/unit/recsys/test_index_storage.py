@@ -6,7 +6,6 @@ from itertools import product
 import faiss
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 from recsys.bundle.read import open_bundle
 from recsys.config import IndexConfig
@@ -29,11 +28,7 @@ ITEMS, QUERIES = unit(RNG.standard_normal((1500, 32))), unit(RNG.standard_normal
 INDEXED = np.setdiff1d(np.arange(1500), np.arange(0, 1500, 7)).astype(np.int32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_receipts_and_one_thread(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_receipts_and_one_thread")
 
 
 def config_of(kind: str, storage: str, **more: object) -> IndexConfig:

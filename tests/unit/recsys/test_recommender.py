@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_limits
 
 from recsys.bundle.manifest import FoldIn
 from recsys.bundle.read import open_bundle
@@ -23,11 +22,7 @@ WORLD = planted(users=40, items=ITEMS, untrained=7)
 TRAINED = ITEMS - 7
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_receipts_and_one_thread(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):  # tiny products only wait for a second thread
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_receipts_and_one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from threadpoolctl import threadpool_limits
 
 from recsys.bundle.read import open_bundle
 from recsys.errors import RequestError
@@ -18,11 +17,7 @@ WORLD = planted(users=40, items=600, untrained=7)
 ARRIVED = np.random.default_rng(3).permutation(600)  # in another order than numbers and popularity
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_receipts_and_one_thread(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
-        patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_receipts_and_one_thread")
 
 
 @pytest.fixture(scope="module")
