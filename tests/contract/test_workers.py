@@ -39,6 +39,8 @@ CASES = {
     "two_tower": {"name": "two_tower", "dropout": 0.0, "id_dropout": 0.0, "negatives": None},
     "two_tower_rows": {"name": "two_tower", "dropout": 0.0, "id_dropout": 0.0, "negative_source": "in_batch"},
 }
+# At the others' rate HSTU's roundings grow to .001 of a weight and more; this is nearer its own (.002).
+SLOWER = {"hstu": 0.003, "hstu_rows": 0.003}
 OF_HISTORIES = tuple(case for case in CASES if CASES[case].get("name") in ("sasrec", "two_tower"))
 WITHOUT_USERS = (*OF_HISTORIES, "spectral")  # no table of them
 
@@ -66,7 +68,8 @@ def train_planted(folder: Path, rank: int, world_size: int, case: str) -> None:
     world = planted.two_tastes()
     world = replace(world, catalogue=replace(world.catalogue, attributes=planted.genres()))
     settings = planted.QUICK.model_copy(update={"clip_norm": 0.05})
-    config = planted.config_of(train=settings, **CASES[case])
+    slower = {"learning_rate": SLOWER[case]} if case in SLOWER else {}
+    config = planted.config_of(train=settings.model_copy(update=slower), **CASES[case])
     owned = planted.owned_by(rank, world_size)
     state = planted.start(world, config, owned=owned)
     negatives = Negatives(config.model, world.catalogue.item_counts, 0)
@@ -216,10 +219,10 @@ def test_two_workers_are_equal_to_the_bit_and_like_one(one, two, case):
     assert alone["stats"][1] == planted.USERS * (planted.WATCHED - 2 - first_told), "every event once"
     ours, theirs = (checkpoint.read_weights(folder / case / "checkpoint") for folder in (one, two))
     assert case in WITHOUT_USERS or ours["user_table"].shape[0] == planted.USERS
-    # Small values normed, as in HSTU's blocks, make roundings larger, and Adam makes steps of them; a wrong sum is off by .03.
-    near = {"rtol": 5e-3, "atol": 2e-3} if case.startswith("hstu") else {"rtol": 1e-3, "atol": 1e-4}
     for name, tensor in (alone | ours).items():
-        torch.testing.assert_close((first | theirs)[name], tensor, **near, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            (first | theirs)[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in WITHOUT_USERS])
