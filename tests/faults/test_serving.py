@@ -83,6 +83,7 @@ class Service:
 
     def close(self) -> None:
         end(psutil.Process(self.process.pid))
+        self.process.wait(30)  # psutil has reaped it: Popen has to be told, or warns when it is collected
         self.log.close()
 
 
