@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster import console
+from cluster.cli_bench import bench_app
 from cluster.cli_bundle import bundle_app
 from cluster.cli_events import events_app
 from recsys import __version__
@@ -21,6 +22,7 @@ from recsys.errors import ConfigError, RecsysError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(events_app, name="events")
+app.add_typer(bench_app, name="bench")
 runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training runs: list, show, compare.")
 app.add_typer(runs_app, name="runs")
 
@@ -445,7 +447,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
     name: Annotated[str | None, typer.Option("--name", help="Which bundle, where the root holds several.")] = None,
-    ingress: Annotated[str, typer.Option(help="ray, or haproxy: several times faster, needs --host beyond loopback.")] = "ray",
+    profile: Annotated[
+        str, typer.Option(help="laptop, or production: HAProxy, several times faster, needs --host beyond loopback; JSON logs.")
+    ] = "laptop",
+    ingress: Annotated[str | None, typer.Option(help="ray or haproxy, in place of the profile's.")] = None,
     keys: Annotated[Path | None, typer.Option(help="TOML file of the keys that may ask.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Beyond loopback without keys.")] = False,
     events: Annotated[str, typer.Option(help="Where events go: auto, none, a file, redis, redis://HOST:PORT/0.")] = "auto",
@@ -454,9 +459,10 @@ def serve(
     from serve.app import run
     from serve.args import make_args
 
-    told = {"host": host, "port": port, "replicas": replicas, "ingress": ingress, "events": events, "open": open_}
+    told = {"host": host, "port": port, "replicas": replicas, "events": events, "open": open_}
     told |= {} if keys is None else {"keys": str(keys.resolve())}
-    args = make_args(bundles=str(bundles.resolve()), name=name, **told)
+    told |= {} if ingress is None else {"ingress": ingress}
+    args = make_args(profile, bundles=str(bundles.resolve()), name=name, **told)
     run(args, ready=console.say_serving)
 
 

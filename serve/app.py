@@ -5,6 +5,7 @@ recsys serve /srv/bundles                               starts Ray and Serve her
 """
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -30,11 +31,18 @@ from serve.http import create_app
 from serve.keys import Keys
 from serve.live import Live
 from serve.metrics import RayMetrics
+from serve.proxy import CALLBACK
 
 APP_NAME = "recsys"
 OBJECT_STORE_BYTES = 100 << 20  # requests and answers are small
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 HAPROXY_FLAGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}  # of use only together
+RAYS_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy is replaced after three in vain, which else takes half a minute
+    **CALLBACK,
+}
+HAPROXY_TIMEOUT = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"  # an hour, if nobody says otherwise
 
 
 @ray_serve.deployment(name="recommend")
@@ -158,11 +166,12 @@ def _with_free_port(args: ServeArgs) -> ServeArgs:
 def _ray(args: ServeArgs) -> Iterator[bool]:
     """Ray for the time of a `with`: joined, or started and shut down. Whether it was started."""
     if args.ingress == "haproxy":
-        _require_haproxy_flags()
+        _require_haproxy_flags(args)
     if ray.is_initialized():
         yield False
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in RAYS_SETTINGS.items():
+        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     try:
         ray.init(**({"address": address} if address else _local_ray(args)), logging_level=logging.ERROR, log_to_driver=False)
@@ -174,9 +183,10 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
         ray.shutdown()
 
 
-def _require_haproxy_flags() -> None:
+def _require_haproxy_flags(args: ServeArgs) -> None:
     if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
         os.environ.update(HAPROXY_FLAGS)
+        os.environ.setdefault(HAPROXY_TIMEOUT, str(math.ceil(args.receive_timeout_s)))
     elif any(os.environ.get(name) != value for name, value in HAPROXY_FLAGS.items()):
         flags = " ".join(f"{name}={value}" for name, value in HAPROXY_FLAGS.items())
         raise ConfigError(f"ingress=haproxy: set {flags} wherever Ray starts, and here.")

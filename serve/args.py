@@ -19,6 +19,8 @@ MAX_EVENTS = 1_000
 """Most events of one body."""
 MAX_VALUES = 1_000
 """Most values of one of its lists."""
+PROFILES: dict[str, dict[str, Any]] = {"laptop": {}, "production": {"ingress": "haproxy", "log_format": "json"}}
+"""Settings that go together; what is given beside them holds."""
 LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
 
@@ -53,6 +55,8 @@ class ServeArgs(BaseModel):
     """Most requests in one body's list."""
     max_body_bytes: int = Field(1 << 20, ge=1024)
     """Largest body of a request."""
+    receive_timeout_s: float = Field(10, gt=0)
+    """After this long a body that has not come whole is not waited for any more: 408."""
     max_batch: int = Field(64, ge=1)
     """Most users answered together as one matrix."""
     max_queued: int = Field(1024, ge=1)
@@ -104,10 +108,12 @@ class ServeArgs(BaseModel):
             return False
 
 
-def make_args(**values: Any) -> ServeArgs:
-    """ServeArgs, or ConfigError saying which argument cannot be, and why."""
+def make_args(profile: str = "laptop", **values: Any) -> ServeArgs:
+    """ServeArgs of a profile and what is given beside it, or ConfigError saying which argument cannot be, and why."""
+    if profile not in PROFILES:
+        raise ConfigError(f"serve: profile {profile}: there is {', '.join(PROFILES)}.")
     try:
-        return ServeArgs.model_validate(values)
+        return ServeArgs.model_validate(PROFILES[profile] | values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "arguments"

@@ -47,6 +47,7 @@ class Batcher(Generic[Query, Reply]):
         self._max_batch, self._max_queued, self._wait_s = max_batch, max_queued, wait_s
         self._queue: deque[_Waiting[Query, Reply]] = deque()
         self._drainer: asyncio.Task[None] | None = None
+        self._refusing = False
         self.sizes: deque[int] = deque(maxlen=1000)
         """Sizes of the latest batches."""
 
@@ -55,14 +56,26 @@ class Batcher(Generic[Query, Reply]):
 
         Raises Overloaded, at once, if they do not all fit in the queue. Cancelling drops what is not yet computed.
         """
-        if len(self._queue) + len(queries) > self._max_queued:
-            raise Overloaded
+        self.require_room(len(queries))
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in queries]
         self._queue.extend(zip(queries, futures, strict=True))
         if self._drainer is None or self._drainer.done():
             self._drainer = loop.create_task(self._drain())
         return await asyncio.gather(*futures)
+
+    def require_room(self, count: int) -> None:
+        """Raises Overloaded where so many queries do not fit."""
+        if len(self._queue) + count > self._max_queued:
+            self._refusing = True
+            raise Overloaded
+
+    def admit(self) -> None:
+        """Raises Overloaded from when something did not fit until half of the queue is free: to be asked before a body is read,
+        since under a flood, what is refused must cost next to nothing."""
+        self._refusing = self._refusing and 2 * len(self._queue) > self._max_queued
+        if self._refusing:
+            raise Overloaded
 
     @property
     def queued(self) -> int:

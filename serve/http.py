@@ -57,7 +57,7 @@ def create_app(
     _add_state(app, service)
     app.router.routes.extend(page_routes())
     _add_problem_handlers(app)
-    app.add_middleware(BodyLimit, max_bytes=args.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=args.max_body_bytes, timeout_s=args.receive_timeout_s)
     if args.keys is not None:
         add_admin(app, service.live, feed, _body_of)
         keys = Keys(FilePath(args.keys), args.replicas)
@@ -74,7 +74,8 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
     async def recommend(request: HttpRequest) -> Response:
         """What to take next: for a known user, for a history, for a stranger, or for each of a list of these."""
         # Read and checked by hand: FastAPI's own way costs more than finding the answer.
-        _requireanswered(request)
+        _require_json(request)
+        service.admit()
         return answered(await service.recommend(await request.body(), request_id_of(request.scope)))
 
     @app.post("/v1/events", tags=["events"], response_model=schemas.Kept)
@@ -163,12 +164,12 @@ def _routing_problem(request: HttpRequest, error: HTTPException) -> Problem:
     return Problem("not_found", "See /docs for what there is.", error.headers)
 
 
-def _requireanswered(request: HttpRequest) -> None:
+def _require_json(request: HttpRequest) -> None:
     """Also keeps other sites' pages from asking in a browser's name: only `simple` content types go without CORS."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("not_json", "Send the header Content-Type: application/json.")
 
 
 async def _body_of(request: HttpRequest) -> Any:
-    _requireanswered(request)
+    _require_json(request)
     return parse(await request.body())

@@ -1,5 +1,6 @@
 """Round every answer, in plain ASGI: the request's id, security headers, a limit on bodies, nothing unexpected let out."""
 
+import asyncio
 import logging
 import re
 import time
@@ -117,34 +118,45 @@ class Gate:
 
 
 class BodyLimit:
-    """Refuses bodies over a limit: by their declared length before reading, else as soon as too much has come."""
+    """Refuses bodies over a limit, by their declared length before reading, else as soon as too much has come; and those that
+    do not come in time, since a caller who sends a byte now and then would hold a place for ever."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+        self.app, self.max_bytes, self.timeout_s = app, max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         if _declared_length(scope) > self.max_bytes:
-            await self._refusal().response(request_id_of(scope))(scope, receive, send)
+            await self._too_large().response(request_id_of(scope))(scope, receive, send)
             return
-        read = 0
+        read, whole, late = 0, False, asyncio.get_running_loop().time() + self.timeout_s
 
         async def receive_counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
+            nonlocal read, whole
+            if whole:  # what comes now is that he hung up, some day
+                return await receive()
+            try:
+                async with asyncio.timeout_at(late):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            read, whole = read + len(message.get("body", b"")), not message.get("more_body", False)
             if read > self.max_bytes:
-                raise self._refusal()
+                raise self._too_large()
             return message
 
         await self.app(scope, receive_counted, send)
 
-    def _refusal(self) -> Problem:
+    # The rest of such a body is not read, so the connection cannot be used again.
+    def _too_large(self) -> Problem:
         detail = f"At most {self.max_bytes} bytes are read. Send shorter lists, or several requests."
-        # The rest of the body is not read, so the connection cannot be used again.
         return Problem("too_large", detail, {"Connection": "close"})
+
+    def _too_slow(self) -> Problem:
+        detail = f"A body must be here {self.timeout_s:g} s after its request began."
+        return Problem("too_slow", detail, {"Connection": "close"})
 
 
 def _identify(scope: Scope) -> str:

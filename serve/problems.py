@@ -19,6 +19,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unknown_item": (404, "No such item"),
     "unknown_user": (404, "No such user"),
     "method_not_allowed": (405, "This address does not do that"),
+    "too_slow": (408, "The body did not come in time"),
     "too_large": (413, "The body is too large"),
     "not_json": (415, "The body must be JSON"),
     "invalid": (422, "The request cannot be answered as it is"),

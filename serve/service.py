@@ -6,8 +6,9 @@ in `recsys.retrieval` alone.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -63,6 +64,11 @@ class Service:
         """The current one, or for some users the canary's."""
         return self.live().served.of(user)
 
+    def admit(self) -> None:
+        """Raises Problem while there is more to do than can be: before a body is read."""
+        with _told():
+            self.batcher.admit()
+
     async def recommend(self, body: bytes, request_id: str) -> Json:
         """One answer, or with `requests` an answer or a problem for each. Raises Problem if there is nothing to answer."""
         value = parse(body)
@@ -75,7 +81,10 @@ class Service:
         return reply
 
     async def _recommend_many(self, value: Json) -> list[Json | Problem]:
-        asked = [self._checked_or_problem(entry) for entry in self._entries(value)]
+        entries = self._entries(value)
+        with _told():
+            self.batcher.require_room(len(entries))  # before much is done for them
+        asked = [self._checked_or_problem(entry) for entry in entries]
         replies = iter(await self._submit([entry for entry in asked if isinstance(entry, Request)]))
         return [next(replies) if isinstance(entry, Request) else entry for entry in asked]
 
@@ -104,13 +113,11 @@ class Service:
 
     async def _submit(self, requests: Sequence[Request]) -> list[Json | Problem]:
         slow = [request for request in requests if _is_slow(request)]
-        try:
+        others = [request for request in requests if not _is_slow(request)]
+        with _told():
             if not slow:
                 return await self.batcher.submit(requests)
-            others = [request for request in requests if not _is_slow(request)]
             told, plain = map(iter, await asyncio.gather(self.explainer.submit(slow), self.batcher.submit(others)))
-        except Overloaded as full:
-            raise problems.overloaded(full.retry_after_s) from None
         return [next(told) if _is_slow(request) else next(plain) for request in requests]
 
     async def keep(self, value: Any) -> Json:
@@ -162,6 +169,15 @@ class Service:
             problem_of(answer) if isinstance(answer, RequestError) else answer_json(answer, describe)
             for answer in recommender.recommend(requests)
         ]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A full queue as the problem that callers see."""
+    try:
+        yield
+    except Overloaded as full:
+        raise problems.overloaded(full.retry_after_s) from None
 
 
 def _is_slow(request: Request) -> bool:

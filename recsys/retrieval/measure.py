@@ -1,15 +1,21 @@
 """What can only be said of a bundle once its files are there: golden queries, and the audit of its index."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.bundle.manifest import IndexReport
 from recsys.bundle.read import Bundle
 from recsys.retrieval import ann, golden
 from recsys.retrieval.recommender import Recommender
 
 GOLDEN_QUERIES = 8
+SETTINGS = {"hnsw": "ef_search", "ivf": "probes"}
+"""What says how far an index looks, by its kind."""
+FARTHEST = 4096
 GOLDEN_EVENTS = 50  # of a history at most: its newest
 
 
@@ -24,6 +30,41 @@ def measure(bundle: Bundle, audit_users: int) -> dict[str, Any]:
         vectors_BD = _vectors(recommender, audit_users)
         fields["index"] = ann.audit(bundle.index, bundle.manifest.index, vectors_BD, bundle.item_vectors, bundle.indexed)
     return fields
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """setting: what says how far the index looks; own: what it is set to; reports: of other settings and its own, rising."""
+
+    setting: str
+    own: int
+    reports: list[IndexReport]
+
+
+def sweep(recommender: Recommender, users: int, progress: Callable[[int, int], None]) -> Sweep | None:
+    """The index's recall and time (as `ann.audit`) if it looked less far, or farther. None where it has no such setting.
+
+    users: whose vectors are asked for. progress: told how many settings are done, of how many.
+    """
+    bundle, report = recommender.bundle, recommender.bundle.manifest.index
+    setting = None if report is None else SETTINGS.get(report.kind)
+    if report is None or setting is None:
+        return None
+    assert bundle.item_vectors is not None and bundle.indexed is not None
+    own = report.parameters[setting]
+    most = min(report.indexed, FARTHEST) if setting == "ef_search" else report.parameters["lists"]
+    vectors_BD, reports = _vectors(recommender, users), list[IndexReport]()
+    for effort in (efforts := _efforts(own, most)):
+        progress(len(reports), len(efforts))
+        tuned = report.model_copy(update={"parameters": report.parameters | {setting: effort}})
+        reports.append(ann.audit(bundle.index, tuned, vectors_BD, bundle.item_vectors, bundle.indexed))
+    progress(len(efforts), len(efforts))
+    return Sweep(setting, own, reports)
+
+
+def _efforts(own: int, most: int) -> list[int]:
+    """From an eighth to eight times its own by doubling, as far as there is."""
+    return sorted({own, *(max(1, min(most, round(own * 2.0**power))) for power in range(-3, 4))})
 
 
 def _spread(count: int, wanted: int) -> list[int]:

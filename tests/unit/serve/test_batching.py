@@ -92,6 +92,27 @@ def test_a_full_queue_refuses_at_once_and_all_or_nothing() -> None:
     asyncio.run(scenario())
 
 
+def test_after_a_refusal_nobody_is_let_in_until_half_the_queue_is_free() -> None:
+    async def scenario() -> None:
+        double = Doubler()
+        batcher = Batcher(double, max_queued=10, max_batch=5)
+        waiting = asyncio.create_task(batcher.submit(range(9)))
+        await asyncio.sleep(0)
+        batcher.admit()  # nothing was refused yet
+        with pytest.raises(Overloaded):
+            await batcher.submit(range(2))
+        with pytest.raises(Overloaded):
+            batcher.admit()
+        while batcher.queued > 5:
+            with pytest.raises(Overloaded):
+                batcher.admit()
+            await asyncio.sleep(0)
+        batcher.admit()
+        await waiting
+
+    asyncio.run(scenario())
+
+
 def test_a_caller_who_left_is_not_computed_for() -> None:
     async def scenario() -> None:
         double = Doubler()

@@ -182,6 +182,24 @@ def test_a_chunked_body_is_read_no_further_than_the_limit(client_of: Callable[..
     assert sent <= 12_000
 
 
+def test_a_body_that_trickles_is_not_waited_for(client_of: Callable[..., AppClient]) -> None:
+    """However lively it is: the time is that of the whole."""
+    client = client_of(receive_timeout_s=0.3)
+    sent = 0
+
+    async def trickle() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(100):
+            sent += 1
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    response = client.post("/v1/recommend", content=trickle(), headers=JSON)
+    assert_problem(response, "too_slow")
+    assert response.headers["connection"] == "close" and 3 <= sent <= 8
+    assert client.recommend({"user": "u1"}).status_code == 200
+
+
 def test_a_length_that_is_no_number_is_not_believed(client: AppClient) -> None:
     for length in ("-1", "x", "9" * 400):
         response = client.post("/v1/recommend", content=b"{}", headers={**JSON, "Content-Length": length})
@@ -229,6 +247,28 @@ def test_a_defect_is_a_500_without_its_traceback_and_neighbours_are_answered(
     assert responses[2].json() == client.recommend({"user": "u2", "k": 3}).json()
     assert assert_problem(responses[3], "invalid")["detail"] == "Not him."
     assert "content-security-policy" in responses[1].headers
+
+
+def test_while_the_queue_is_full_bodies_are_not_even_read(client_of: Callable[..., AppClient]) -> None:
+    client = client_of(max_queued=4, max_requests=4, max_batch=2)
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield b'{"requests": [' + b", ".join([b'{"user": "u1"}'] * 4) + b"]}"
+
+    async def flood() -> list[httpx.Response]:
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://service")
+        async with http:
+            first = [asyncio.create_task(http.post("/v1/recommend", content=body(), headers=JSON)) for _ in range(2)]
+            while not any(task.done() for task in first):  # until one of the two did not fit
+                await asyncio.sleep(0)
+            return await asyncio.gather(*first, *[http.post("/v1/recommend", content=body(), headers=JSON) for _ in range(9)])
+
+    statuses = [response.status_code for response in client._runner.run(flood())]
+    assert statuses[:2] in ([200, 503], [503, 200]) and statuses.count(200) + statuses.count(503) == 11
+    assert read < 11
 
 
 def test_a_full_queue_is_a_503_with_retry_after(client_of: Callable[..., AppClient]) -> None:

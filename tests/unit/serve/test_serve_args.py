@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from serve.args import ServeArgs
+from recsys.errors import ConfigError
+from serve.args import PROFILES, ServeArgs, make_args
 
 
 def test_strings_become_what_they_should_be() -> None:
@@ -34,6 +35,17 @@ def test_only_this_machine_is_listened_to_by_default() -> None:
 def test_what_cannot_be_is_refused_by_name(given: dict[str, object], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         ServeArgs.model_validate({"bundles": "b", **given})
+
+
+def test_a_profile_sets_what_goes_together_and_yields_to_what_is_given() -> None:
+    args = make_args("production", bundles="b", host="0.0.0.0", keys="keys.toml")
+    assert (args.ingress, args.log_format) == ("haproxy", "json")
+    assert make_args("production", bundles="b", ingress="ray").ingress == "ray"
+    assert make_args(bundles="b") == ServeArgs(bundles="b") == make_args("laptop", bundles="b")
+    with pytest.raises(ConfigError, match=", ".join(PROFILES)):
+        make_args("productoin", bundles="b")
+    with pytest.raises(ConfigError, match="8404"):
+        make_args("production", bundles="b")
 
 
 def test_every_argument_is_documented() -> None:

@@ -1,0 +1,112 @@
+"""In Ray's proxy: what callers are told while no replica stands behind it, and who is let through in a flood.
+
+Ray's proxy passes on what the replicas then refuse. That costs several times what refusing it here does, and takes from them
+what they want for answers.
+"""
+
+import random
+import time
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.middleware import Envelope, request_id_of
+from serve.problems import MEDIA_TYPE, Problem, overloaded
+
+CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:middlewares"}
+"""For the environment in which Ray starts."""
+
+RAYS_OWN = "/-/"  # addresses for health and routes
+
+BEYOND = 2.0
+"""So many times of what the replicas take is passed on."""
+MEMORY_S = 0.5
+"""Time in which what was seen counts half."""
+REFUSALS = (b'"overloaded"', b"backpressure")  # the service's word and Ray's
+
+
+def middlewares() -> list[Middleware]:
+    """What Ray puts round its proxy."""
+    return [Middleware(Throttle), Middleware(Away)]  # the last is the outermost
+
+
+class Away:
+    """Makes a 503 of a 404 that is not the service's own.
+
+    Ray says it at the start and at the end; clients and balancers take it for the last word on an address.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(RAYS_OWN):
+            await self.app(scope, receive, send)
+            return
+        away = False
+
+        async def send_unless_away(message: Message) -> None:
+            nonlocal away
+            if message["type"] == "http.response.start" and _is_rays_404(message):
+                away = True
+                headers = {"Retry-After": "1", "Connection": "close"}
+                await _answer(Problem("not_ready", "The service starts or stops. Try again.", headers), scope, receive, send)
+            elif not away:
+                await send(message)
+
+        await self.app(scope, receive, send_unless_away)
+
+
+class Throttle:
+    """Refuses here, by chance, what the replicas would refuse, so that some twice of what they take reaches them.
+
+    Adaptive throttling: Beyer et al., Site Reliability Engineering (2016), chapter 21.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.asked = self.taken = 0.0  # of late
+        self._seen = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(RAYS_OWN):
+            await self.app(scope, receive, send)
+            return
+        self._forget()
+        refused = random.random() < (self.asked - BEYOND * self.taken) / (self.asked + 1)
+        self.asked += 1
+        if refused:
+            await _answer(overloaded(1), scope, receive, send)
+            return
+        status = 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self.taken += status != 503
+            elif status == 503:
+                self.taken += not any(word in message.get("body", b"") for word in REFUSALS)
+                status = 0  # the rest says nothing new
+            await send(message)
+
+        await self.app(scope, receive, send_and_note)
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        left = 0.5 ** ((now - self._seen) / MEMORY_S)
+        self.asked, self.taken, self._seen = self.asked * left, self.taken * left, now
+
+
+def _is_rays_404(start: Message) -> bool:
+    return start["status"] == 404 and Headers(raw=start.get("headers", [])).get("content-type") != MEDIA_TYPE
+
+
+async def _answer(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """With the headers that every answer has."""
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        await problem.response(request_id_of(scope))(scope, receive, send)
+
+    await Envelope(tell, echo=True, answered=lambda *_: None)(scope, receive, send)

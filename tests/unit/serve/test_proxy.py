@@ -1,0 +1,112 @@
+"""What Ray's proxy tells while nobody stands behind it, as its middleware makes it."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve import proxy
+from serve.problems import Problem, overloaded
+from serve.proxy import CALLBACK, Throttle, middlewares
+from tests.asgi import AppClient
+
+
+async def found(request: object) -> PlainTextResponse:
+    return PlainTextResponse("here")
+
+
+async def ours(request: object) -> Response:
+    return Problem("unknown_user", "nobody").response("r1")
+
+
+async def lost(request: object) -> PlainTextResponse:
+    return PlainTextResponse("Path not found.", 404)
+
+
+@pytest.fixture
+def client() -> Iterator[AppClient]:
+    routes = [Route("/here", found), Route("/v1/users/x", ours), Route("/-/routes", lost)]
+    with AppClient(Starlette(routes=routes, middleware=middlewares())) as client:
+        yield client
+
+
+def test_an_address_that_the_proxy_does_not_know_is_a_503_to_try_again(client: AppClient) -> None:
+    response = client.get("/v1/recommend")  # Starlette's own 404, plain as Ray's
+    assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+    assert response.headers["retry-after"] == "1" and response.headers["connection"] == "close"
+    assert response.headers["x-request-id"] == response.json()["request_id"]
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_all_else_goes_through_as_it_is(client: AppClient) -> None:
+    assert client.get("/here").text == "here"
+    assert client.get("/v1/users/x").json()["code"] == "unknown_user"
+    assert client.get("/-/routes").status_code == 404
+
+
+def test_ray_finds_it_by_the_name_that_it_is_told() -> None:
+    from ray.serve._private.http_util import validate_http_proxy_callback_return
+    from ray.serve._private.utils import call_function_from_import_path
+
+    (path,) = CALLBACK.values()
+    assert len(validate_http_proxy_callback_return(call_function_from_import_path(path))) == 2
+
+
+class Replicas:
+    """Take so many of what comes within a second of the clock, and refuse the rest."""
+
+    def __init__(self, takes: int, clock: "Clock") -> None:
+        self.takes, self.clock, self.reached = takes, clock, Counter[int]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        second = int(self.clock())
+        self.reached[second] += 1
+        full = self.reached[second] > self.takes
+        await (overloaded(1).response("r1") if full else Response("{}"))(scope, receive, send)
+
+
+class Clock:
+    """Moved by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def asked(app: ASGIApp, clock: Clock, rate: int, seconds: int) -> list[int]:
+    """Statuses of so many requests a second."""
+    with AppClient(app) as client:
+        statuses = []
+        for _ in range(rate * seconds):
+            clock.now += 1 / rate
+            statuses.append(client.get("/v1/x").status_code)
+    return statuses
+
+
+def test_in_a_flood_twice_of_what_replicas_take_reaches_them_and_they_take_no_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    random.seed(5)
+    clock = Clock()
+    monkeypatch.setattr(proxy.time, "monotonic", clock)
+    replicas = Replicas(20, clock)
+    throttled = Throttle(replicas)
+    assert set(asked(throttled, clock, 15, 4)) == {200}  # what they can take is let through, all of it
+    flood = asked(throttled, clock, 200, 8)
+    assert flood.count(200) >= 7 * 20 and set(flood) == {200, 503}
+    assert all(replicas.reached[second] <= 70 for second in range(7, 12)), "of 200"
+    after = asked(throttled, clock, 15, 8)
+    assert set(after[5 * 15 :]) == {200}  # within five seconds it is as it was
+
+
+def test_a_503_that_is_no_overload_throttles_nobody() -> None:
+    async def away(scope: Scope, receive: Receive, send: Send) -> None:
+        await Problem("no_events", "ask again").response("r1")(scope, receive, send)
+
+    throttled = Throttle(away)
+    with AppClient(throttled) as client:
+        assert {client.get("/v1/x").json()["code"] for _ in range(200)} == {"no_events"}
