@@ -8,19 +8,18 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 from common import publish, spread, table
 from http_servers import KINDS
+
+from serve.load import Target, closed_loop, questions
 
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 USERS = 6_000
@@ -34,59 +33,6 @@ uvicorn with the same search and no Ray, the limit. All servers are up all the t
 
 {rows}
 """
-
-
-class Connection(asyncio.Protocol):
-    """One connection that asks, reads the answer, and asks again, until told to stop."""
-
-    def __init__(self, seconds: list[float], users: int) -> None:
-        self.seconds, self.users, self.going = seconds, users, True
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._read = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._ask()
-
-    def data_received(self, data: bytes) -> None:
-        self._read += data
-        head, found, body = self._read.partition(b"\r\n\r\n")
-        if not found or len(body) < _length(head):
-            return
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(head.decode("latin-1") + body.decode("latin-1")[:500])
-        self.seconds.append(time.perf_counter() - self._asked)
-        self._read = b""
-        if self.going:
-            self._ask()
-        else:
-            self._transport.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def _ask(self) -> None:
-        body = b'{"user":"u%d","k":10}' % random.randrange(self.users)
-        head = b"POST /v1/recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        self._asked = time.perf_counter()
-        self._transport.write(head % len(body) + body)
-
-
-def _length(head: bytes) -> int:
-    return int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-
-
-async def load(port: int, connections: int, seconds: float) -> list[float]:
-    """Closed-loop load; the seconds that each answer took."""
-    loop, took = asyncio.get_running_loop(), list[float]()
-    made = [(await loop.create_connection(lambda: Connection(took, USERS), "127.0.0.1", port))[1] for _ in range(connections)]
-    await asyncio.sleep(seconds)
-    for connection in made:
-        connection.going = False
-    await asyncio.wait_for(asyncio.gather(*[connection.done for connection in made]), 60)
-    return took
 
 
 @contextmanager
@@ -124,15 +70,19 @@ def measure(
 ) -> dict[str, dict[str, list[float]]]:
     """Requests a second and latencies of each contender, loaded in turn."""
     figures: dict[str, dict[str, list[float]]] = {kind: {"per second": [], "p50 ms": [], "p99 ms": []} for kind in kinds}
+    bodies = questions([f"u{user}" for user in range(USERS)], 10)
     with ExitStack() as stack:
         ports = {kind: stack.enter_context(server(kind, bundles)) for kind in kinds}
         for turn in range(rounds + 1):
             for kind, port in ports.items():
-                took = asyncio.run(load(port, connections, seconds))
+                target = Target(f"http://127.0.0.1:{port}")
+                seen = asyncio.run(closed_loop(target, bodies, connections, seconds))
+                if seen.failed:
+                    raise RuntimeError(f"{kind}: {seen.failed}")
                 if turn:  # the first warms up
-                    figures[kind]["per second"].append(len(took) / seconds)
-                    figures[kind]["p50 ms"].append(1e3 * float(np.quantile(took, 0.5)))
-                    figures[kind]["p99 ms"].append(1e3 * float(np.quantile(took, 0.99)))
+                    figures[kind]["per second"].append(seen.per_second)
+                    figures[kind]["p50 ms"].append(seen.milliseconds(0.5) or 0)
+                    figures[kind]["p99 ms"].append(seen.milliseconds(0.99) or 0)
     return figures
 
 

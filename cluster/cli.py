@@ -15,6 +15,7 @@ from cluster import console
 from cluster.cli_bench import bench_app
 from cluster.cli_bundle import bundle_app
 from cluster.cli_events import events_app
+from cluster.cli_runs import runs_app
 from recsys import __version__
 from recsys.config import Config, describe, load_config
 from recsys.errors import ConfigError, RecsysError
@@ -23,7 +24,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(events_app, name="events")
 app.add_typer(bench_app, name="bench")
-runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training runs: list, show, compare.")
 app.add_typer(runs_app, name="runs")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; `recsys config` prints one.")]
@@ -343,57 +343,6 @@ def reproduce(
     console.say(
         f"Page: {page}" if page else f"No page yet: seeds {missing} are missing; without --seeds the command makes them."
     )
-
-
-@runs_app.command("list")
-def runs_list(
-    storage: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"), json_: JsonOption = False
-) -> None:
-    """The runs in a folder, newest last: how far, how good beside popularity, how fast."""
-    from cluster import run_reading, run_tables
-
-    found = run_reading.find_runs(storage)
-    if json_:
-        return print(run_tables.as_json([run_tables.in_short(run) for run in found]))
-    console.print_rows(*run_tables.listing(storage, found), fold=False)
-
-
-@runs_app.command("show")
-def runs_show(run: RunArgument, storage: StorageOption = Path("runs"), json_: JsonOption = False) -> None:
-    """Everything about one run: settings, hardware, epochs, result, files."""
-    from cluster import run_reading, run_tables
-
-    found = run_reading.find_run(run, storage)
-    if json_:
-        return print(run_tables.as_json(run_tables.in_full(found)))
-    for table in run_tables.about(found):
-        console.print_rows(*table)
-    if columns := run_tables.result_columns(found):
-        console.print_metrics("Result" if found.result else "Result, so far", columns)
-
-
-@runs_app.command("compare")
-def runs_compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two run folders or more, or their names.")],
-    storage: StorageOption = Path("runs"),
-    out: Annotated[Path, typer.Option("--out", help="The picture of their curves.")] = Path("compare.png"),
-    json_: JsonOption = False,
-) -> None:
-    """What differs between runs, what came of each, and a picture of their curves over one another."""
-    from cluster import run_reading, run_tables
-    from cluster.outcome import overlay_curves
-
-    if len(runs) < 2:
-        raise ConfigError("Give two runs or more to compare; `recsys runs show RUN` is for one.")
-    found = [run_reading.find_run(run, storage) for run in runs]
-    picture = overlay_curves(found, out)
-    if json_:
-        return print(run_tables.as_json({**run_tables.compared(found), "picture": picture}))
-    for table in run_tables.comparison(found):
-        console.print_rows(*table)
-    if not run_tables.same_dataset(found):
-        console.say("Not all are known to have learnt from the same dataset: their metrics cannot be compared, none is marked.")
-    console.say(f"Curves: {picture}" if picture else "No curves: none of these runs has finished an epoch.")
 
 
 @app.command()

@@ -19,7 +19,7 @@ CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:middleware
 
 RAYS_OWN = "/-/"  # addresses for health and routes
 
-BEYOND = 2.0
+BEYOND = 1.5
 """So many times of what the replicas take is passed on."""
 MEMORY_S = 0.5
 """Time in which what was seen counts half."""
@@ -59,14 +59,14 @@ class Away:
 
 
 class Throttle:
-    """Refuses here, by chance, what the replicas would refuse, so that some twice of what they take reaches them.
+    """Once replicas refuse, refuses here, by chance, so that little more than what they take reaches them.
 
     Adaptive throttling: Beyer et al., Site Reliability Engineering (2016), chapter 21.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.asked = self.taken = 0.0  # of late
+        self.asked = self.taken = self.refused = 0.0  # of late; refused: by replicas
         self._seen = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,9 +74,9 @@ class Throttle:
             await self.app(scope, receive, send)
             return
         self._forget()
-        refused = random.random() < (self.asked - BEYOND * self.taken) / (self.asked + 1)
         self.asked += 1
-        if refused:
+        # Without a refusal of late, many at once are no flood, though none of them is answered yet.
+        if self.refused >= 1 and random.random() < (self.asked - BEYOND * self.taken) / (self.asked + 1):
             await _answer(overloaded(1), scope, receive, send)
             return
         status = 0
@@ -87,7 +87,8 @@ class Throttle:
                 status = message["status"]
                 self.taken += status != 503
             elif status == 503:
-                self.taken += not any(word in message.get("body", b"") for word in REFUSALS)
+                refused = any(word in message.get("body", b"") for word in REFUSALS)
+                self.taken, self.refused = self.taken + (not refused), self.refused + refused
                 status = 0  # the rest says nothing new
             await send(message)
 
@@ -96,7 +97,7 @@ class Throttle:
     def _forget(self) -> None:
         now = time.monotonic()
         left = 0.5 ** ((now - self._seen) / MEMORY_S)
-        self.asked, self.taken, self._seen = self.asked * left, self.taken * left, now
+        self.asked, self.taken, self.refused, self._seen = self.asked * left, self.taken * left, self.refused * left, now
 
 
 def _is_rays_404(start: Message) -> bool:

@@ -57,6 +57,23 @@ def test_the_same_command_again_returns_the_finished_run(recsys: Recsys, way: di
     assert (way["run"] / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_service_is_started_loaded_and_stopped_to_be_measured(recsys: Recsys, way: dict[str, Path], tmp_path: Path) -> None:
+    asked = ("--rates", "20", "--seconds", "1", "--connections", "4", "--at-once", "2", "--out", tmp_path / "bench")
+    told = recsys("bench", "serve", way["bundles"] / "films", *asked).stdout
+    assert "answered a second" in told and "nothing to sweep" in told
+    written = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    (load,) = written["rates"]
+    assert load["rate"] == 20 and load["asked"] == 20 and load["failed"] == {} and load["p99"] > 0
+    assert written["peak"]["per_second"] > 0 and written["settings"]["at_once"] == 2
+    assert (tmp_path / "bench" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in (way["bundles"] / "films").iterdir() if "events" in path.name]
+    away = recsys(
+        "bench", "serve", way["bundles"] / "films", "--url", "http://127.0.0.1:1", "--out", tmp_path / "x", rc=5
+    ).stderr
+    assert "127.0.0.1:1 cannot be asked" in away and not (tmp_path / "x").exists()
+    assert "--rates 1;2" in recsys("bench", "serve", way["bundles"] / "films", "--rates", "1;2", rc=2).stderr
+
+
 def test_evaluate_says_of_run_and_bundle_what_training_measured(recsys: Recsys, way: dict[str, Path]) -> None:
     trained = json.loads((way["run"] / "result.json").read_bytes())
     for what in (way["run"], way["bundles"] / "films"):

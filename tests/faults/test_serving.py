@@ -198,7 +198,7 @@ def test_s3_behind_a_balancer_one_of_two_doors_is_enough(service: Service, folde
 
 
 def test_s4_ten_times_the_load_is_refused_and_what_is_answered_stays(tmp_path: Path) -> None:
-    """Lists for many users of a larger catalogue, so that the service is what is busy, and not who asks it on the same cores."""
+    """Lists for many users of a larger catalogue, so that the service is what is busy, and not who asks on the same cores."""
     write_planted(tmp_path / "bundles", world=planted(items=20_000, dim=64))
     service = Service(tmp_path)
     try:
