@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
 from recsys.retrieval import golden, requests, rerank
+from recsys.retrieval.ann import is_exact
 from recsys.retrieval.audit import Audit, AuditReport
 from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.columns import Columns
@@ -37,12 +38,16 @@ class Recommender:
 
         Raises BundleError where the bundle does not answer its golden queries as it did when it was made.
         """
+        whole = bundle
+        if bundle.manifest.index is not None and is_exact(bundle.manifest.index):
+            bundle = replace(bundle, index=None)  # nobody asks it, and it is as large as the vectors
         self.bundle = bundle
         self.items = Catalogue(bundle.items)
         self._tastes = Tastes(bundle, self.items, known_until or bundle.manifest.known_until)
         self._columns = Columns(bundle.items, np.sort(bundle.popular) if bundle.indexed is None else bundle.indexed)
         self._searcher = None if bundle.item_vectors is None else Searcher(bundle, audit)
         golden.check(bundle, self.recommend)
+        golden.check_index(whole)
 
     def check(self, request: Request) -> None:
         """Raises RequestError for a request that cannot be answered."""
