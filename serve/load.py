@@ -5,9 +5,11 @@ answer before asking again never asks while the service stands still, and so nev
 """
 
 import asyncio
+import gc
 import ssl
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -101,7 +103,6 @@ async def closed_loop(target: Target, bodies: Iterator[bytes], connections: int,
     """So many callers, each of whom asks again as soon as he is answered. Raises OSError where nobody listens."""
     loop, seen = asyncio.get_running_loop(), _Notes()
     callers = [await target.connect() for _ in range(connections)]
-    start = loop.time()
 
     async def call(connection: "_Connection") -> None:
         while loop.time() < start + seconds:
@@ -112,7 +113,9 @@ async def closed_loop(target: Target, bodies: Iterator[bytes], connections: int,
                 connection = await target.connect()
         connection.close()
 
-    await asyncio.gather(*map(call, callers))
+    with _undisturbed():
+        start = loop.time()
+        await asyncio.gather(*map(call, callers))
     return seen.seen(seconds)
 
 
@@ -121,19 +124,31 @@ async def open_loop(target: Target, bodies: Iterator[bytes], rate: float, second
     loop, seen, pool = asyncio.get_running_loop(), _Notes(), _Pool(target)
     # Given how many there are, the moments of a Poisson process are drawn evenly from the whole time.
     moments = np.sort(np.random.default_rng(seed).uniform(0, seconds, max(1, round(rate * seconds))))
-    start = loop.time()
 
     async def ask(due: float, request: bytes) -> None:
         status = await pool.ask(request)
         seen.add(due, loop.time() - start - due, status)
 
     asking = []
-    for due in moments.tolist():
-        await asyncio.sleep(max(0.0, start + due - loop.time()))
-        asking.append(loop.create_task(ask(due, target.request(next(bodies)))))
-    await asyncio.gather(*asking)
+    with _undisturbed():
+        start = loop.time()
+        for due in moments.tolist():
+            await asyncio.sleep(max(0.0, start + due - loop.time()))
+            asking.append(loop.create_task(ask(due, target.request(next(bodies)))))
+        await asyncio.gather(*asking)
     pool.close()
     return seen.seen(seconds)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Python's collector stands still: its pauses here would be told as the service's."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @dataclass

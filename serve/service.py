@@ -16,7 +16,7 @@ import orjson
 from recsys.errors import RequestError
 from recsys.retrieval.answers import answer_json
 from recsys.retrieval.recommender import Recommender
-from recsys.retrieval.requests import Request
+from recsys.retrieval.requests import Answer, Request
 from serve import problems, schemas
 from serve.args import ServeArgs
 from serve.batching import Batcher, Overloaded
@@ -164,11 +164,9 @@ class Service:
         return [next(answers[id(of)]) for of in whose]
 
     def _answers(self, recommender: Recommender, requests: Sequence[Request]) -> list[Json | Problem]:
-        describe = self.describer.of(recommender)
-        return [
-            problem_of(answer) if isinstance(answer, RequestError) else answer_json(answer, describe)
-            for answer in recommender.recommend(requests)
-        ]
+        describe, answers = self.describer.of(recommender), recommender.recommend(requests)
+        describe.learn({item for answer in answers if isinstance(answer, Answer) for item in answer.items.tolist()})
+        return [problem_of(answer) if isinstance(answer, RequestError) else answer_json(answer, describe) for answer in answers]
 
 
 @contextmanager
