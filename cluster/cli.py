@@ -31,7 +31,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder, or its name in the folder of runs.")]
 StorageOption = Annotated[Path, typer.Option("--storage", help="Folder of runs, where RUN is a name.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the bundle; by default the run's.")]
 

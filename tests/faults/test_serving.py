@@ -192,7 +192,7 @@ def test_s3_behind_a_balancer_one_of_two_doors_is_enough(service: Service, folde
         with balanced([service.port, other.port], folder) as url:
             seen = asyncio.run(asked(url, 12, [(3, lambda: end(psutil.Process(other.process.pid)))]))
             told("S3, two behind a balancer", seen, 3)
-            assert seen.failed <= 0.01 * RATE * 5
+        assert seen.failed <= 0.01 * len(seen.status)
     finally:
         other.close()
 
@@ -272,7 +272,7 @@ def test_s16_an_hour_is_like_the_first_minute(service: Service) -> None:
     print(f"\nS16: {windows * WINDOW_S} s at {2 * RATE} a second, 0 failed; of replicas and proxy, first half and second:")
     for name, one, other in zip(("memory, MB", "open files", "p99, ms"), first, then, strict=True):
         print(f"  {name}: {one:.0f}, {other:.0f}")
-    assert then[0] <= 1.05 * first[0] + 5 and then[1] <= first[1] + 5
+    assert then[0] <= 1.05 * first[0] + 5 and then[1] <= 1.1 * first[1] + 5
 
 
 def test_s15_sigterm_lets_what_is_under_way_finish(folder: Path) -> None:
