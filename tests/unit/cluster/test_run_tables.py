@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import cli, run_reading, run_tables, runs
+from cluster import cli_runs, run_reading, run_tables, runs
 from recsys.config import load_config
 from recsys.errors import ConfigError, DataError
 
@@ -97,7 +97,7 @@ def told(capsys):
 
 
 def listed(capsys, storage):
-    cli.runs_list(storage, json_=True)
+    cli_runs.runs_list(storage, json_=True)
     return {run["name"]: run for run in json.loads(told(capsys))}
 
 
@@ -123,7 +123,7 @@ def test_the_list_says_how_far_how_good_and_how_fast(capsys, storage):
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_printed_list_has_a_line_for_each_run_however_narrow_the_screen(capsys, monkeypatch, storage, width):
     monkeypatch.setattr("cluster.console.out.width", width)
-    cli.runs_list(storage)
+    cli_runs.runs_list(storage)
     lines = told(capsys).splitlines()
     (line,) = [line for line in lines if " slow " in line]
     cells = ["slow", "mf", "ml-1m", "finished", "3", "2", "0.5000", "0.0625", "0.4375", "2,000"]
@@ -145,11 +145,11 @@ def test_a_damaged_run_is_shown_as_such_and_hides_no_other(capsys, storage):
     assert not any(found[name]["finished"] for name in expected)
     assert found["slow"]["state"] == "finished"
     for name in expected:
-        cli.runs_show(storage / name)
+        cli_runs.runs_show(storage / name)
         assert expected[name] in told(capsys)
-        cli.runs_show(storage / name, json_=True)
+        cli_runs.runs_show(storage / name, json_=True)
         assert json.loads(told(capsys))["problems"]
-    cli.runs_compare([*(storage / name for name in expected), storage / "slow"], out=storage.parent / "compare.png")
+    cli_runs.runs_compare([*(storage / name for name in expected), storage / "slow"], out=storage.parent / "compare.png")
 
 
 def test_a_row_just_being_written_is_left_for_later(storage):
@@ -184,7 +184,7 @@ def test_a_run_of_popularity_and_a_refit_have_no_curve_and_are_listed(capsys, st
     found = listed(capsys, storage)
     assert (found["popular"]["model"], found["popular"]["validation"]) == ("popularity", 0.0625)
     assert found["refit"]["model"] == "mf (refit)"
-    cli.runs_compare([folder, folder], out=storage.parent / "none.png")
+    cli_runs.runs_compare([folder, folder], out=storage.parent / "none.png")
     assert "No curves" in told(capsys) and not (storage.parent / "none.png").exists()
 
 
@@ -192,7 +192,7 @@ def test_show_tells_everything(capsys, monkeypatch, storage):
     monkeypatch.setattr("cluster.console.out.width", 200)
     (storage / "fast" / "best").mkdir()
     (storage / "fast" / "best" / "weights.safetensors").write_bytes(bytes(12_345))
-    cli.runs_show(Path("fast"), storage)
+    cli_runs.runs_show(Path("fast"), storage)
     lines = [" ".join(line.replace("│", " ").split()) for line in told(capsys).splitlines()]
     assert "model.dim 32 64" in lines and "train.learning_rate 0.5 0.01" in lines  # the run's, the default
     assert not any(line.startswith("train.epochs") for line in lines)  # is the default
@@ -212,7 +212,7 @@ def test_of_a_long_run_the_first_the_best_and_the_last_epochs_are_shown(storage)
 def test_a_loss_that_is_no_number_is_null_for_programs(capsys, storage):
     folder = plant(storage, "diverged")
     runs.write_rows(folder, [{**epoch(1, 0.25, True), "loss": math.nan}])
-    cli.runs_show(folder, json_=True)
+    cli_runs.runs_show(folder, json_=True)
     assert json.loads(told(capsys))["rows"][0]["loss"] is None
 
 
@@ -230,17 +230,17 @@ def test_a_run_is_found_by_path_and_by_name(monkeypatch, storage):
 
 def test_an_unknown_run_is_refused_with_the_nearest_name(storage):
     with pytest.raises(DataError, match="Did you mean slow"):
-        cli.runs_show(Path("sloww"), storage)
+        cli_runs.runs_show(Path("sloww"), storage)
     with pytest.raises(DataError, match="no such folder"):
-        cli.runs_list(storage / "nowhere")
+        cli_runs.runs_list(storage / "nowhere")
     with pytest.raises(ConfigError, match="two runs or more"):
-        cli.runs_compare([storage / "slow"])
+        cli_runs.runs_compare([storage / "slow"])
 
 
 def test_comparison_shows_what_differs_and_marks_the_best(capsys, monkeypatch, storage):
     monkeypatch.setattr("cluster.console.out.width", 200)
     picture = storage.parent / "both.png"
-    cli.runs_compare([storage / "slow", storage / "fast", storage / "going"], out=picture)
+    cli_runs.runs_compare([storage / "slow", storage / "fast", storage / "going"], out=picture)
     lines = [" ".join(line.replace("│", " ").split()) for line in told(capsys).splitlines()]
     assert "model.dim 16 32 64" in lines and "train.learning_rate 0.01 0.5 0.01" in lines
     assert not any(line.startswith(("train.epochs", "dataset")) for line in lines)  # alike in all
@@ -259,10 +259,10 @@ def test_of_errors_the_smaller_is_the_best():
 
 def test_runs_of_different_data_are_not_ranked(capsys, storage):
     plant(storage, "elsewhere", ndcgs=(0.875,), dataset="/data/ml-20m")
-    cli.runs_compare([storage / "slow", storage / "elsewhere"], out=storage.parent / "both.png")
+    cli_runs.runs_compare([storage / "slow", storage / "elsewhere"], out=storage.parent / "both.png")
     printed = told(capsys)
     assert "cannot be compared" in printed and "0.8750 *" not in printed and "ml-20m" in printed
-    cli.runs_compare([storage / "slow", storage / "elsewhere"], out=storage.parent / "both.png", json_=True)
+    cli_runs.runs_compare([storage / "slow", storage / "elsewhere"], out=storage.parent / "both.png", json_=True)
     compared = json.loads(told(capsys))
     assert not compared["same_dataset"] and compared["validation"]["ndcg@10"] == [0.5, 0.875]
     assert compared["settings"]["dataset"] == ["/data/ml-1m", "/data/ml-20m"]
@@ -276,4 +276,4 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(storage, tmp_path):
 
 def test_a_picture_that_cannot_be_written_is_refused(storage):
     with pytest.raises(ConfigError, match="--out"):
-        cli.runs_compare([storage / "slow", storage / "fast"], out=storage / "nowhere" / "compare.png")
+        cli_runs.runs_compare([storage / "slow", storage / "fast"], out=storage / "nowhere" / "compare.png")
