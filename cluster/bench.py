@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from cluster import console
 from cluster.pictures import INK
 from cluster.runs import write_json
+from recsys.errors import RecsysError
 from recsys.retrieval.measure import Sweep
 from recsys.retrieval.recommender import Recommender
 
@@ -18,6 +19,8 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.1)
 """Of the peak: the rates where none are given."""
 SWEPT_USERS = 1_000
 MOST_USERS = 100_000
+FIT = 512
+"""Users under way for each replica at the peak: half of what its queue holds."""
 WARM_S = 3.0
 RED = "#b3261e"
 
@@ -73,10 +76,16 @@ def measure_load(
     seconds: float,
     progress: Callable[[str, int, int], None],
 ) -> tuple[Load, list[Load]]:
-    """The peak, and the rates, or shares of the peak. closed: asks for so many seconds; opened: at a rate, for so many."""
+    """The peak, and the rates, or shares of the peak. closed: asks for so many seconds; opened: at a rate, for so many.
+
+    Raises RecsysError where nothing is answered.
+    """
     progress("peak", 0, 1)
     closed(min(seconds, WARM_S))
     peak = Load.of(closed(seconds), None)
+    if not peak.per_second:
+        why = f"but {failed(peak)}: see `recsys serve`'s log, and its keys" if peak.failed else f"within {seconds:g} s"
+        raise RecsysError(f"Nothing was answered with 200, {why}.")
     progress("peak", 1, 1)
     steps = rates or [round(max(1.0, share * peak.per_second), 1) for share in SHARES]
     held: list[Load] = []

@@ -15,6 +15,7 @@ from recsys.errors import ConfigError, RecsysError
 bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure a service: latency by load, recall by time.")
 
 KEY = "RECSYS_KEY"
+MOST = 20_000
 
 
 @bench_app.callback()
@@ -31,7 +32,10 @@ def bench_serve(
     ] = None,
     rates: Annotated[str | None, typer.Option(help="Requests a second, with commas. Without, shares of the peak.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long each rate is held.")] = 10,
-    connections: Annotated[int, typer.Option(min=1, max=1000, help="Callers who find the peak.")] = 64,
+    connections: Annotated[
+        int,
+        typer.Option(min=1, max=1000, help="Callers who find the peak; fewer where so many users would not fit in the queue."),
+    ] = 64,
     k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many items a list.")] = 10,
     at_once: Annotated[int, typer.Option(min=1, max=256, help="Users in one request.")] = 1,
     replicas: Annotated[int, typer.Option(min=1, help="Of the service that is started.")] = 1,
@@ -52,12 +56,17 @@ def bench_serve(
     if not users:
         raise ConfigError(f"{bundle}: there is no user in it to ask for.")
     bodies = questions(users, k, at_once)
+    callers = max(2, min(connections, bench.FIT * replicas // at_once))
+    out.mkdir(parents=True, exist_ok=True)
     with console.ProgressView() as view:
         with _asked(url, bundle, replicas) as address:
-            target = Target(address, os.environ.get(KEY))
+            try:
+                target = Target(address, os.environ.get(KEY))
+            except ValueError as error:
+                raise ConfigError(f"--url {url}, ${KEY}: {error}.") from None
 
             def closed(seconds: float) -> Seen:
-                return asyncio.run(closed_loop(target, bodies, connections, seconds))
+                return asyncio.run(closed_loop(target, bodies, callers, seconds))
 
             def opened(rate: float, seconds: float) -> Seen:
                 return asyncio.run(open_loop(target, bodies, rate, seconds))
@@ -67,9 +76,8 @@ def bench_serve(
             except OSError as error:
                 raise RecsysError(f"{address} cannot be asked: {error}. Is it up? curl {address}/readyz") from error
         index = sweep(recommender, bench.SWEPT_USERS, lambda done, total: view.stage("settings of the index", done, total))
-    if not peak.per_second:
-        raise RecsysError(f"{address} answered nothing with 200, but {bench.failed(peak)}. With keys, set ${KEY}.")
-    asked = {"url": url, "seconds": seconds, "connections": connections, "k": k, "at_once": at_once, "replicas": replicas}
+    asked = {"url": url, "seconds": seconds, "connections": callers, "k": k, "at_once": at_once}
+    asked["replicas"] = replicas if url is None else None
     measured = bench.Measured(bench.called(recommender), asked, peak, held, index)
     bench.write(measured, out)
     if json_:
@@ -97,6 +105,6 @@ def _numbers(text: str) -> list[float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or not all(0 < number <= 1e6 for number in numbers):
-        raise ConfigError(f"--rates {text}: give requests a second with commas between them, such as 50,100,200.")
+    if not numbers or not all(0 < number <= MOST for number in numbers):
+        raise ConfigError(f"--rates {text}: give requests a second, {MOST:,} at most, with commas between, such as 50,100,200.")
     return numbers

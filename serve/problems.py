@@ -27,6 +27,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "internal": (500, "The service failed"),
     "no_events": (503, "No events are kept at the moment"),
     "overloaded": (503, "Too many requests are waiting"),
+    "too_many_explanations": (503, "Too many lists wait that take long"),
     "not_ready": (503, "No bundle is open yet"),
 }
 """Every code that is given out, with its status and title. /docs explains them under `#problem-<code>`."""

@@ -5,25 +5,26 @@ what they want for answers.
 """
 
 import random
-import time
+from time import monotonic
 
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.middleware import Envelope, request_id_of
-from serve.problems import MEDIA_TYPE, Problem, overloaded
+from serve.problems import Problem, overloaded
 
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy:middlewares"}
 """For the environment in which Ray starts."""
 
-RAYS_OWN = "/-/"  # addresses for health and routes
+QUESTIONS = "/v1/recommend"
+"""What is throttled: health, events, and who runs the service are let through any flood."""
 
 BEYOND = 1.5
 """So many times of what the replicas take is passed on."""
 MEMORY_S = 0.5
 """Time in which what was seen counts half."""
-REFUSALS = (b'"overloaded"', b"backpressure")  # the service's word and Ray's
+REFUSALS = (b'"overloaded"', b"backpressure")  # the service's word for its main queue, and Ray's
+NO_ROUTE = b"Path '"  # Ray's own words for an address of no application
 
 
 def middlewares() -> list[Middleware]:
@@ -32,28 +33,38 @@ def middlewares() -> list[Middleware]:
 
 
 class Away:
-    """Makes a 503 of a 404 that is not the service's own.
+    """Makes a 503 of Ray's own 404.
 
-    Ray says it at the start and at the end; clients and balancers take it for the last word on an address.
+    Ray says it at the start and at the end; clients and balancers take it for the last word on an address. For a Ray of
+    the service's own: where others are served, too, their callers see it at addresses that are nobody's.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(RAYS_OWN):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        held: Message | None = None
         away = False
 
         async def send_unless_away(message: Message) -> None:
-            nonlocal away
-            if message["type"] == "http.response.start" and _is_rays_404(message):
+            nonlocal held, away
+            if away:
+                return
+            if message["type"] == "http.response.start" and message["status"] == 404:
+                held = message  # whose 404 it is stands in what follows
+                return
+            if held is not None and message.get("body", b"").startswith(NO_ROUTE):
                 away = True
                 headers = {"Retry-After": "1", "Connection": "close"}
                 await _answer(Problem("not_ready", "The service starts or stops. Try again.", headers), scope, receive, send)
-            elif not away:
-                await send(message)
+                return
+            if held is not None:
+                start, held = held, None
+                await send(start)
+            await send(message)
 
         await self.app(scope, receive, send_unless_away)
 
@@ -67,10 +78,10 @@ class Throttle:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.asked = self.taken = self.refused = 0.0  # of late; refused: by replicas
-        self._seen = time.monotonic()
+        self._seen = monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(RAYS_OWN):
+        if scope["type"] != "http" or not scope["path"].endswith(QUESTIONS):
             await self.app(scope, receive, send)
             return
         self._forget()
@@ -95,13 +106,9 @@ class Throttle:
         await self.app(scope, receive, send_and_note)
 
     def _forget(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         left = 0.5 ** ((now - self._seen) / MEMORY_S)
         self.asked, self.taken, self.refused, self._seen = self.asked * left, self.taken * left, self.refused * left, now
-
-
-def _is_rays_404(start: Message) -> bool:
-    return start["status"] == 404 and Headers(raw=start.get("headers", [])).get("content-type") != MEDIA_TYPE
 
 
 async def _answer(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:

@@ -82,8 +82,9 @@ class Service:
 
     async def _recommend_many(self, value: Json) -> list[Json | Problem]:
         entries = self._entries(value)
-        with _told():
-            self.batcher.require_room(len(entries))  # before much is done for them
+        if not any(map(_may_be_slow, entries)):
+            with _told():
+                self.batcher.require_room(len(entries))  # before much is done for them
         asked = [self._checked_or_problem(entry) for entry in entries]
         replies = iter(await self._submit([entry for entry in asked if isinstance(entry, Request)]))
         return [next(replies) if isinstance(entry, Request) else entry for entry in asked]
@@ -117,6 +118,8 @@ class Service:
         with _told():
             if not slow:
                 return await self.batcher.submit(requests)
+            self.batcher.require_room(len(others))  # or the slow ones would be computed for nobody
+        with _told(slow=True):
             told, plain = map(iter, await asyncio.gather(self.explainer.submit(slow), self.batcher.submit(others)))
         return [next(told) if _is_slow(request) else next(plain) for request in requests]
 
@@ -170,12 +173,19 @@ class Service:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A full queue as the problem that callers see."""
+def _told(*, slow: bool = False) -> Iterator[None]:
+    """A full queue as the problem that callers see. slow: that of lists that take long."""
     try:
         yield
     except Overloaded as full:
+        if slow:
+            detail = f"Try again in {full.retry_after_s} s, or ask without explanations."
+            raise Problem("too_many_explanations", detail, {"Retry-After": str(full.retry_after_s)}) from None
         raise problems.overloaded(full.retry_after_s) from None
+
+
+def _may_be_slow(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("explain" in entry or "diversity" in entry)
 
 
 def _is_slow(request: Request) -> bool:

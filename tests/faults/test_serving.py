@@ -214,7 +214,7 @@ def test_s4_ten_times_the_load_is_refused_and_what_is_answered_stays(tmp_path: P
         f"{flood.asked} asked, {flood.failed} refused; then recovered after {after.recovered(0):.1f} s"
     )
     assert set(flood.failed) == {503}
-    assert flood.per_second >= 0.6 * peak  # .8 and more where nothing else runs: docs/reliability.md
+    assert flood.per_second >= 0.6 * peak  # .73 to .79 where nothing else runs: docs/reliability.md
     assert after.recovered(0) <= 6
 
 
@@ -253,12 +253,13 @@ def until_closed(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-WINDOW_S = 15
+WINDOW_S, SOAK_S = 15, int(os.environ.get("SOAK_SECONDS", "60"))
 
 
-def test_s16_an_hour_is_like_the_first_minute(service: Service) -> None:
-    """A soak of $SOAK_SECONDS, by default a minute: memory, open files and slow answers do not grow."""
-    windows = max(4, int(os.environ.get("SOAK_SECONDS", "60")) // WINDOW_S)
+@pytest.mark.timeout(SOAK_S + 240)
+def test_s16_the_second_half_of_a_soak_is_like_the_first(service: Service) -> None:
+    """$SOAK_SECONDS, by default a minute: memory and open files do not grow. Slow answers are told."""
+    windows = max(4, SOAK_S // WINDOW_S)
     target, bodies = Target(service.url), questions([f"u{user}" for user in range(24)], 5)
     asyncio.run(open_loop(target, bodies, 2 * RATE, 10))  # warm
     rows = []
@@ -297,7 +298,7 @@ def balanced(ports: list[int], folder: Path) -> Iterator[str]:
     config = folder / "haproxy.cfg"
     config.write_text(
         "defaults\n  mode http\n  timeout connect 1s\n  timeout client 10s\n  timeout server 30s\n"
-        "  retries 3\n  option redispatch 1\n  retry-on conn-failure empty-response 503\n"
+        "  retries 1\n  option redispatch 1\n  retry-on conn-failure empty-response\n"
         f"frontend door\n  bind 127.0.0.1:{port}\n  default_backend services\n"
         f"backend services\n  option httpchk GET /readyz\n{servers}\n"
     )

@@ -107,6 +107,18 @@ def test_base_runs_the_job_and_the_service_that_are_promised() -> None:
     assert application["import_path"] == "serve.app:build"
 
 
+def test_serve_pods_start_ray_as_the_command_does() -> None:
+    from serve.app import RAYS_SETTINGS
+
+    (service,) = [document for document in base() if document["kind"] == "RayService"]
+    cluster = service["spec"]["rayClusterConfig"]
+    wanted = {name: value for name, value in RAYS_SETTINGS.items() if "PROXY" in name}
+    assert len(wanted) == 2
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        for container in group["template"]["spec"]["containers"]:
+            assert {each["name"]: each["value"] for each in container["env"]} == wanted
+
+
 def test_dockerfile_builds_on_the_pinned_ray() -> None:
     pin = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray=="))
     assert f"ARG RAY_VERSION={pin.removeprefix('ray==')}\n" in (ROOT / "Dockerfile").read_text()
