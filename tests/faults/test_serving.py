@@ -214,7 +214,7 @@ def test_s4_ten_times_the_load_is_refused_and_what_is_answered_stays(tmp_path: P
         f"{flood.asked} asked, {flood.failed} refused; then recovered after {after.recovered(0):.1f} s"
     )
     assert set(flood.failed) == {503}
-    assert flood.per_second >= 0.6 * peak  # .73 to .79 where nothing else runs: docs/reliability.md
+    assert flood.per_second >= 0.6 * peak  # .73 to .80 where nothing else runs: docs/reliability.md
     assert after.recovered(0) <= 6
 
 
