@@ -5,6 +5,7 @@ what they want for answers.
 """
 
 import random
+from collections.abc import Callable
 from time import monotonic
 
 from starlette.middleware import Middleware
@@ -29,7 +30,10 @@ NO_ROUTE = b"Path '"  # Ray's own words for an address of no application
 
 def middlewares() -> list[Middleware]:
     """What Ray puts round its proxy."""
-    return [Middleware(Throttle), Middleware(Away)]  # the last is the outermost
+    from ray.util.metrics import Counter
+
+    throttled = Counter("recsys_throttled", "Requests refused in the proxy, since replicas refuse.")
+    return [Middleware(Throttle, told=throttled.inc), Middleware(Away)]  # the last is the outermost
 
 
 class Away:
@@ -75,8 +79,9 @@ class Throttle:
     Adaptive throttling: Beyer et al., Site Reliability Engineering (2016), chapter 21.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, told: Callable[[], object]) -> None:
+        """told: called for each request that is refused here."""
+        self.app, self._told = app, told
         self.asked = self.taken = self.refused = 0.0  # of late; refused: by replicas
         self._seen = monotonic()
 
@@ -88,6 +93,7 @@ class Throttle:
         self.asked += 1
         # Without a refusal of late, many at once are no flood, though none of them is answered yet.
         if self.refused >= 1 and random.random() < (self.asked - BEYOND * self.taken) / (self.asked + 1):
+            self._told()
             await _answer(overloaded(1), scope, receive, send)
             return
         status = 0

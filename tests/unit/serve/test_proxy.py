@@ -105,12 +105,14 @@ def test_in_a_flood_little_more_than_what_replicas_take_reaches_them_and_they_ta
     clock = Clock()
     monkeypatch.setattr(proxy, "monotonic", clock)
     replicas = Replicas(20, clock)
-    throttled = Throttle(replicas)
+    told: list[None] = []
+    throttled = Throttle(replicas, lambda: told.append(None))
     assert set(asked(throttled, clock, 15, 4)) == {200}  # what they can take is let through, all of it
     flood = asked(throttled, clock, 200, 8)
     assert flood.count(200) >= 7 * 20 and set(flood) == {200, 503}
     assert sum(replicas.reached[second] for second in range(6, 12)) <= 6 * 2.2 * 20, "of 200 a second"
     assert set(asked(throttled, clock, 20, 1, "/readyz")) == {200}, "health is asked of replicas in any flood"
+    assert len(told) + sum(replicas.reached.values()) == 15 * 4 + 200 * 8, "counted here or there"
     after = asked(throttled, clock, 15, 8)
     assert after[5 * 15 :].count(200) >= 0.95 * 3 * 15  # within five seconds it is as it was
 
@@ -120,7 +122,7 @@ def test_many_at_once_are_let_through_while_nothing_is_known() -> None:
         await asyncio.sleep(0.05)
         await Response("{}")(scope, receive, send)
 
-    with AppClient(Throttle(slow)) as client:
+    with AppClient(Throttle(slow, pytest.fail)) as client:
         assert {response.status_code for response in client.together([{}] * 64)} == {200}
 
 
@@ -128,6 +130,6 @@ def test_a_503_that_is_no_overload_throttles_nobody() -> None:
     async def away(scope: Scope, receive: Receive, send: Send) -> None:
         await Problem("no_events", "ask again").response("r1")(scope, receive, send)
 
-    throttled = Throttle(away)
+    throttled = Throttle(away, pytest.fail)
     with AppClient(throttled) as client:
         assert {client.get("/v1/recommend").json()["code"] for _ in range(200)} == {"no_events"}
