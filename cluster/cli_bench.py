@@ -2,20 +2,24 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster import console
 from recsys.errors import ConfigError, RecsysError
 
+if TYPE_CHECKING:
+    from cluster.bench import Load
+
 bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure a service: latency by load, recall by time.")
 
 KEY = "RECSYS_KEY"
 MOST = 20_000
+"""Requests a second that can be asked for: more than one process could send."""
 
 
 @bench_app.callback()
@@ -48,33 +52,18 @@ def bench_serve(
     from recsys.bundle.read import open_bundle
     from recsys.retrieval.measure import sweep
     from recsys.retrieval.recommender import Recommender
-    from serve.load import Seen, Target, closed_loop, open_loop, questions
+    from serve.load import questions
 
     steps = None if rates is None else _numbers(rates)
     recommender = Recommender(open_bundle(store.resolve(bundle)))
     users = bench.users_of(recommender)
     if not users:
         raise ConfigError(f"{bundle}: there is no user in it to ask for.")
-    bodies = questions(users, k, at_once)
     callers = max(2, min(connections, bench.FIT * replicas // at_once))
     out.mkdir(parents=True, exist_ok=True)
     with console.ProgressView() as view:
         with _asked(url, bundle, replicas) as address:
-            try:
-                target = Target(address, os.environ.get(KEY))
-            except ValueError as error:
-                raise ConfigError(f"--url {url}, ${KEY}: {error}.") from None
-
-            def closed(seconds: float) -> Seen:
-                return asyncio.run(closed_loop(target, bodies, callers, seconds))
-
-            def opened(rate: float, seconds: float) -> Seen:
-                return asyncio.run(open_loop(target, bodies, rate, seconds))
-
-            try:
-                peak, held = bench.measure_load(closed, opened, steps, seconds, view.stage)
-            except OSError as error:
-                raise RecsysError(f"{address} cannot be asked: {error}. Is it up? curl {address}/readyz") from error
+            peak, held = _load(address, questions(users, k, at_once), callers, steps, seconds, view.stage)
         index = sweep(recommender, bench.SWEPT_USERS, lambda done, total: view.stage("settings of the index", done, total))
     asked = {"url": url, "seconds": seconds, "connections": callers, "k": k, "at_once": at_once}
     asked["replicas"] = replicas if url is None else None
@@ -84,6 +73,35 @@ def bench_serve(
         console.print_json(bench.as_json(measured))
     else:
         bench.print_tables(measured, out)
+
+
+def _load(
+    address: str,
+    bodies: Iterator[bytes],
+    callers: int,
+    rates: list[float] | None,
+    seconds: float,
+    progress: Callable[[str, int, int], None],
+) -> "tuple[Load, list[Load]]":
+    """The peak and the rates. Raises ConfigError for an address or a key that cannot be, RecsysError where nobody answers."""
+    from cluster.bench import measure_load
+    from serve.load import Seen, Target, closed_loop, open_loop
+
+    try:
+        target = Target(address, os.environ.get(KEY))
+    except ValueError as error:
+        raise ConfigError(f"{address}, ${KEY}: {error}.") from None
+
+    def closed(seconds: float) -> Seen:
+        return asyncio.run(closed_loop(target, bodies, callers, seconds))
+
+    def opened(rate: float, seconds: float) -> Seen:
+        return asyncio.run(open_loop(target, bodies, rate, seconds))
+
+    try:
+        return measure_load(closed, opened, rates, seconds, progress)
+    except OSError as error:
+        raise RecsysError(f"{address} cannot be asked: {error}. Is it up? curl {address}/readyz") from error
 
 
 @contextmanager
