@@ -23,7 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from recsys.config import IndexConfig
 from recsys.retrieval import ann
-from recsys.retrieval.topk import NOTHING, largest_norm, order, top_k
+from recsys.retrieval.products import Int8Products
+from recsys.retrieval.topk import NOTHING, order, top_k
 
 K, DIM, BATCH, RECALL = 10, 64, 64, 0.99
 EFS = (16, 32, 64, 128, 256, 512, 1024)
@@ -108,8 +109,8 @@ def in_batches(search: Search, queries: np.ndarray) -> Callable[[], Any]:
 
 
 def build_exact(vectors: np.ndarray) -> tuple[float, Callable[[int], Search]]:
-    largest = largest_norm(vectors)
-    return 0.0, lambda effort: lambda queries: top_k(queries, vectors, K, largest=largest)[0]
+    products = Int8Products(vectors)
+    return 0.0, lambda effort: lambda queries: top_k(queries, vectors, K, products=products)[0]
 
 
 def build_ours(vectors: np.ndarray) -> tuple[float, Callable[[int], Search]]:

@@ -17,7 +17,8 @@ from implicit.cpu.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
 from vectors import clustered
 
-from recsys.retrieval.topk import largest_norm, top_k
+from recsys.retrieval.products import Int8Products
+from recsys.retrieval.topk import top_k
 
 
 def main() -> None:
@@ -61,9 +62,9 @@ def contenders_of(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Each returns [B, K] ids. Indexes, transposes and sparse matrices are made before the clock starts."""
     users, items, seen = data(options)
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in seen])])
-    flat, largest = np.concatenate(seen), largest_norm(items)
+    flat, products = np.concatenate(seen), Int8Products(items)
     return {
-        "ours": lambda: top_k(users, items, options.k, seen=(offsets, flat), largest=largest)[0],
+        "ours": lambda: top_k(users, items, options.k, seen=(offsets, flat), products=products)[0],
         "torch": torch_search(users, items, offsets, flat, options.k),
         "faiss flat": faiss_search(users, items, seen, options.k),
         "implicit": implicit_search(users, items, offsets, flat, options.k),

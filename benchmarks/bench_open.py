@@ -37,10 +37,12 @@ import json, sys, time, numpy, psutil
 from pathlib import Path
 from recsys.bundle import store
 from recsys.bundle.read import open_bundle
+from recsys.retrieval.products import Int8Products
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 import serve.http
 numpy.ones((64, 64), numpy.float32) @ numpy.ones((64, 60000), numpy.float32)  # BLAS keeps what it works in
+Int8Products(numpy.ones((64, 64), numpy.float32))  # and ONNX Runtime is loaded
 process = psutil.Process()
 empty, began = process.memory_info().rss, time.perf_counter()
 recommender = Recommender(open_bundle(store.resolve(Path(sys.argv[1]))))
@@ -54,7 +56,7 @@ TEXT = """
 `python benchmarks/bench_open.py`: a bundle of {users:,} users and {items:,} items of {dim} dimensions, {events} events a user,
 {size:.0f} MB on disk, its index `{kind}`; a new process opens it {runs} times, its files hashed once before.
 
-Until it can answer: **{seconds} s**. Resident memory above a process that has loaded the code and multiplied a matrix:
+Until it can answer: **{seconds} s**. Resident memory above a process that has loaded the code and multiplied matrices:
 **{open_mb} MB**, where index and item vectors are {held:.0f} MB; after 64 answers {answers_mb} MB, since what is
 touched of the mapped files counts, 64 KB around each row, though all replicas of a host share it.
 """

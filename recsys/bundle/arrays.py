@@ -1,5 +1,6 @@
 """Arrays of a bundle: plain `.npy` files, streamed out, checked and memory-mapped in; never a pickle."""
 
+import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,6 +66,15 @@ def read_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
     if 0 in found_shape:
         return np.zeros(found_shape, expected)  # an empty file cannot be mapped
     return np.asarray(np.memmap(path, expected, "r", offset=start, shape=found_shape))  # a plain array indexes faster
+
+
+def release(array: NDArray[Any]) -> None:
+    """Let go of the pages of a mapped array that were read: its numbers are read anew where they are asked for. Others stay."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.bundle.arrays import release
 from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
 from recsys.retrieval import golden, requests, rerank
@@ -48,6 +49,8 @@ class Recommender:
         self._searcher = None if bundle.item_vectors is None else Searcher(bundle, audit)
         golden.check(bundle, self.recommend)
         golden.check_index(whole)
+        if bundle.item_vectors is not None and self.bundle.index is None:
+            release(bundle.item_vectors)  # asked for a few at a time from now on
 
     def check(self, request: Request) -> None:
         """Raises RequestError for a request that cannot be answered."""

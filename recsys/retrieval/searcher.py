@@ -16,8 +16,9 @@ from recsys.bundle.read import Bundle
 from recsys.retrieval import ann
 from recsys.retrieval.audit import Audit
 from recsys.retrieval.filters import Items, bucket, compressed, contains, without
+from recsys.retrieval.products import Float32Products, Int8Products
 from recsys.retrieval.requests import ServedBy
-from recsys.retrieval.topk import NOTHING, largest_norm, order, top_k
+from recsys.retrieval.topk import NOTHING, order, top_k
 
 FEW = 4096  # so many allowed items are scored one by one, faster than anything cleverer
 MOST_FETCHED = 4096  # candidates the index is asked for; a request that hides more is answered exactly
@@ -68,8 +69,9 @@ class Searcher:
         self._never = without(np.arange(len(self._vectors_ND)), self._indexed)
         self._listed_N = np.zeros(len(self._vectors_ND), bool)
         self._listed_N[self._indexed] = True
-        self._largest = largest_norm(self._vectors_ND)
         self._told = _Told(_why_exact(bundle))
+        # Bytes beside the vectors are for catalogues that are always searched as a whole.
+        self._products = (Int8Products if ann.is_exact(self._report) else Float32Products)(self._vectors_ND)
         self.audit = audit if self._told.why_exact is None else None
 
     def search(self, queries: Sequence[Query]) -> list[Found]:
@@ -163,7 +165,7 @@ class Searcher:
     def _exact(self, queries: Sequence[Query], places: list[int], size: int, told: _Told) -> dict[int, Found]:
         seen = compressed([queries[place].hidden for place in places])
         vectors_BD = _stacked(queries, places)
-        ids_BK, scores_BK = top_k(vectors_BD, self._vectors_ND, size, seen=seen, never=self._never, largest=self._largest)
+        ids_BK, scores_BK = top_k(vectors_BD, self._vectors_ND, size, seen=seen, never=self._never, products=self._products)
         return {
             place: self._cut(queries[place], ids, scores, told)
             for place, ids, scores in zip(places, ids_BK, scores_BK, strict=True)

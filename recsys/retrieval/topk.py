@@ -1,25 +1,32 @@
 """Exact search: the best items by inner product, the same list whoever else is in the batch.
 
-Items are scored in blocks that stay in the cache, by one matrix product each. Most scores are never looked at again: the
-first block gives each query a floor under its K-th best score, and only what is above a floor is kept. The few kept are
-scored again row by row, because a matrix product rounds differently in another batch.
+Items are scored in blocks, by one matrix product each (`products`), which tells the most that a score can be. Most are never
+looked at again: the best of the first block, scored one by one, give each query a floor, and only what may reach it is kept.
+The few kept are scored one by one, too, because a matrix product rounds, and differently in another batch.
 
 Shapes: B queries, N items, D dimensions, K best, R items of a block, G groups of them, C candidates of all queries.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.retrieval.products import Float32Products, Products, Scores, rounding
+
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
-Keys = NDArray[np.int64]  # item · B + query: less the block's first, an index into its scores
+Places = NDArray[np.int64]
+Found = tuple[Places, Items, Floats]  # queries, items, scores
 Seen = tuple[NDArray[np.int64], Items]
 
 NOTHING = -1  # pads a list that ran out of items; its score is -inf
 QUERIES = 64  # queries searched together
-BLOCK_SCORES = 1 << 19  # scores of a block: 2 MB
-LEAST_GROUPS = 64  # groups whose maxima give the first floor
+LEAST_GROUPS = 512  # groups whose maxima give the first floor
 MOST_CANDIDATES = 1 << 16  # candidates kept before the floors are raised
+CROWDED = 1 << 10  # candidates of one query at the end, more than which cost more than finer products
+
+SIGN, LARGEST = np.uint32(1 << 31), np.uint32((1 << 32) - 1)  # bits of a float
 
 
 def top_k(
@@ -30,12 +37,12 @@ def top_k(
     seen: Seen | None = None,
     never: Items | None = None,
     allowed: Items | None = None,
-    largest: float | None = None,
+    products: Products | None = None,
 ) -> tuple[Items, Floats]:
     """The `k` best items of each query by inner product, ordered by (-score, item).
 
     seen: (offsets [B + 1], items), what each query must not get; never: ascending items that none gets; allowed: ascending
-    items to choose from in place of all (`never` is not asked then); largest: `largest_norm(items_ND)`, where it is known.
+    items to choose from in place of all (`never` is not asked then); products: of the same items, where they are at hand.
     Returns ids [B, K] and scores [B, K], K = min(k, items to choose from), padded with NOTHING and -inf.
     """
     if allowed is not None:
@@ -43,18 +50,13 @@ def top_k(
     k = min(k, len(items_ND))
     ids_BK = np.full((len(queries_BD), k), NOTHING, np.int32)
     scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
-    largest = largest_norm(items_ND) if largest is None else largest
+    products = products or Float32Products(items_ND)
     for first in range(0, len(queries_BD) if k else 0, QUERIES):
         part = slice(first, first + QUERIES)
         chunk_BD = np.ascontiguousarray(queries_BD[part], np.float32)
-        hidden = None if seen is None else _Hidden(seen, part, len(chunk_BD))
-        _search(chunk_BD, items_ND, k, hidden, never, largest, ids_BK[part], scores_BK[part])
+        hidden = _of(seen or _nothing(len(queries_BD)), np.arange(first, first + len(chunk_BD)))
+        _search(chunk_BD, items_ND, k, hidden, never, products, ids_BK[part], scores_BK[part])
     return ids_BK, scores_BK
-
-
-def largest_norm(items_ND: Floats) -> float:
-    """The length of the longest vector, which bounds how far a matrix product may be off."""
-    return float(np.sqrt(np.einsum("nd,nd->n", items_ND, items_ND).max(initial=0)))
 
 
 def order(query_D: Floats, items_ND: Floats, candidates: NDArray[np.integer], k: int) -> tuple[Items, Floats]:
@@ -81,7 +83,7 @@ def nearest(vectors_ND: Floats, items: Items, item: int, k: int) -> tuple[Items,
     cosines = (vectors_ND @ wanted_D)[others] / lengths_N[others]
     if k < len(others):
         kth = np.partition(cosines, len(others) - k)[len(others) - k]
-        others = others[cosines >= kth - _rounding(vectors_ND.shape[1])]
+        others = others[cosines >= kth - 2 * rounding(vectors_ND.shape[1])]
     exact = (rescore(wanted_D, vectors_ND[others]) / lengths_N[others]).astype(np.float32)
     best = np.lexsort((others, -exact))[:k]
     return others[best], exact[best]
@@ -91,136 +93,156 @@ def _search(
     queries_BD: Floats,
     items_ND: Floats,
     k: int,
-    hidden: "_Hidden | None",
+    hidden: Seen,
     never: Items | None,
-    largest: float,
+    products: Products,
     ids_BK: Items,
     scores_BK: Floats,
 ) -> None:
     """Fill in the lists of up to QUERIES queries."""
-    slack_B = _rounding(queries_BD.shape[1]) * largest * np.linalg.norm(queries_BD, axis=1)
-    rows = _rows(len(queries_BD))
-    queries_DB, block_RB = np.ascontiguousarray(queries_BD.T), np.empty((min(rows, len(items_ND)), len(queries_BD)), np.float32)
-    candidates = _Candidates(k, slack_B.astype(np.float32))
-    for start in range(0, len(items_ND), rows):
-        items_RD = items_ND[start : start + rows]
-        scores_RB = np.matmul(items_RD, queries_DB, out=block_RB[: len(items_RD)])
-        if hidden is not None:
-            scores_RB.reshape(-1)[hidden.in_block(start)] = -np.inf
+    scores, rows = products.scores(queries_BD), products.rows(len(queries_BD))
+    blocks = _by_block(hidden, rows, len(items_ND))
+    candidates = _Candidates(queries_BD, items_ND, k, scores)
+    for start, (queries, items) in zip(range(0, len(items_ND), rows), blocks, strict=True):
+        scores_BR = scores.block(start, min(start + rows, len(items_ND)))
+        scores_BR[queries, items - start] = -np.inf
         if never is not None:
-            first, last = np.searchsorted(never, [start, start + len(items_RD)])
-            scores_RB[never[first:last] - start] = -np.inf
-        candidates.add(scores_RB, start)
-    _sort(queries_BD, items_ND, candidates.keys(), ids_BK, scores_BK)
+            first, last = np.searchsorted(never, [start, start + rows])
+            scores_BR[:, never[first:last] - start] = -np.inf
+        candidates.add(scores_BR, start)
+    crowded = candidates.fill(ids_BK, scores_BK, len(items_ND) if products.finer is None else CROWDED)
+    if products.finer is not None and len(crowded):
+        ids_CK, scores_CK = ids_BK[crowded], scores_BK[crowded]
+        _search(queries_BD[crowded], items_ND, k, _of(hidden, crowded), never, products.finer, ids_CK, scores_CK)
+        ids_BK[crowded], scores_BK[crowded] = ids_CK, scores_CK
 
 
 class _Candidates:
-    """What may still be among the K best of each query, as keys, and the floors that it must be above."""
+    """What may still be among the K best of each query, and the floors by which.
 
-    def __init__(self, k: int, slack_B: Floats) -> None:
-        self._k, self._slack_B, self._count = k, slack_B, len(slack_B)
-        self._floors_RB: Floats | None = None  # repeated for each row: comparing whole blocks is faster than broadcasting
-        self._keys: list[Keys] = []
-        self._scores: list[Floats] = []
+    A floor is a true K-th best score among some of the items: what cannot reach it is none of the K best.
+    """
+
+    def __init__(self, queries_BD: Floats, items_ND: Floats, k: int, scores: Scores) -> None:
+        self._queries_BD, self._items_ND, self._k, self._scores = queries_BD, items_ND, k, scores
+        self._least_B: Floats | None = None
+        self._found: list[Found] = []
         self._kept = 0
 
-    def add(self, scores_RB: Floats, start: int) -> None:
-        """Look at a block of scores, whose first row is item `start`."""
-        if self._floors_RB is None:
-            self._raise(self._kth_of_groups(scores_RB), len(scores_RB))
-        assert self._floors_RB is not None
-        places = np.flatnonzero(scores_RB > self._floors_RB[: len(scores_RB)])
-        self._keys.append(places + start * self._count)
-        self._scores.append(scores_RB.reshape(-1)[places])
-        self._kept += len(places)
+    def add(self, scores_BR: Floats, start: int) -> None:
+        """Look at a block of scores, whose first column is item `start`."""
+        if self._least_B is None:
+            self._least_B = self._least(self._first_floors(scores_BR, start))
+        found = _at(scores_BR, scores_BR >= self._least_B[:, None], start)
+        self._found.append(found)
+        self._kept += len(found[0])
         if self._kept > MOST_CANDIDATES:
-            self._raise(self._prune(), len(self._floors_RB))
+            self._least_B = self._least(self._prune())
 
-    def keys(self) -> Keys:
-        """Every candidate that is left, in no order."""
-        self._prune()
-        return self._keys[0]
+    def fill(self, ids_BK: Items, scores_BK: Floats, most: int) -> Places:
+        """Each query's list by (-score, item), from the candidates' true scores. Returned are the queries that have more than
+        `most` candidates; they are left out."""
+        floors_B = self._prune()
+        queries, items, _ = self._found[0]
+        is_crowded_B = np.bincount(queries, minlength=len(ids_BK)) > most
+        if is_crowded_B.any():
+            queries, items = queries[~is_crowded_B[queries]], items[~is_crowded_B[queries]]
+        scores = self._true(queries, items)
+        kept = scores >= floors_B[queries]
+        queries, items, scores = queries[kept], items[kept], scores[kept]
+        best = np.lexsort((items, -scores, queries))
+        queries, items, scores = queries[best], items[best], scores[best]
+        places = np.arange(len(items)) - np.searchsorted(queries, np.arange(len(ids_BK)))[queries]
+        kept = places < self._k
+        ids_BK[queries[kept], places[kept]] = items[kept]
+        scores_BK[queries[kept], places[kept]] = scores[kept]
+        return np.flatnonzero(is_crowded_B)
 
-    def _kth_of_groups(self, scores_RB: Floats) -> Floats:
-        """[B] the K-th best of the maxima of groups of items: K items at least score so much. -inf if that cannot be said."""
-        groups = min(max(LEAST_GROUPS, 1 << (4 * self._k - 1).bit_length()), len(scores_RB))
+    def _first_floors(self, scores_BR: Floats, start: int) -> Floats:
+        """[B] from the items of the first block that are no worse than the K-th best of the maxima of groups of them, and so K
+        at least. -inf where there are not so many groups."""
+        count, rows = scores_BR.shape
+        groups = min(max(LEAST_GROUPS, 1 << (4 * self._k - 1).bit_length()), rows)
         if self._k > groups:
-            return np.full(self._count, -np.inf, np.float32)
-        whole = len(scores_RB) // groups * groups
-        best_GB = scores_RB[:whole].reshape(-1, groups * self._count).max(axis=0).reshape(groups, self._count)
-        kth_B: Floats = np.partition(best_GB, groups - self._k, axis=0)[groups - self._k]
-        return kth_B
+            return np.full(count, -np.inf, np.float32)
+        best_BG = scores_BR[:, : rows // groups * groups].reshape(count, -1, groups).max(axis=1)
+        kth_B = np.partition(best_BG, groups - self._k, axis=1)[:, groups - self._k]
+        kth_B[kth_B == -np.inf] = np.inf  # so few are none
+        queries, items, _ = _at(scores_BR, scores_BR >= kth_B[:, None], start)
+        return self._floors(queries, items)
 
-    def _raise(self, kth_B: Floats, rows: int) -> None:
-        """New floors. Just below what counts: a comparison with `>` must keep a score that equals it, and never -inf."""
-        self._floors_RB = np.tile(np.nextafter(kth_B - self._slack_B, np.float32(-np.inf)), (rows, 1))
+    def _least(self, floors_B: Floats) -> Floats:
+        """What must be told of an item. Never -inf, which is told of those that must not be in a list."""
+        return np.maximum(np.nextafter(self._scores.least(floors_B), np.float32(-np.inf)), np.finfo(np.float32).min)
 
     def _prune(self) -> Floats:
-        """Drop what cannot be among the K best candidates; the K-th best scores."""
-        keys, scores = np.concatenate(self._keys), np.concatenate(self._scores)
-        queries = keys % self._count
-        kth_B = _kth_of_each(queries, scores, self._count, self._k)
-        kept = scores >= (kth_B - self._slack_B)[queries]
-        self._keys, self._scores, self._kept = [keys[kept]], [scores[kept]], int(kept.sum())
-        return kth_B
+        """Drop what cannot be among the K best candidates; the floors [B] by which."""
+        queries, items, scores = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
+        best = scores >= _kth_of_each(queries, scores, len(self._queries_BD), self._k)[queries]
+        floors_B = self._floors(queries[best], items[best])
+        kept = scores >= self._least(floors_B)[queries]
+        self._found, self._kept = [(queries[kept], items[kept], scores[kept])], int(kept.sum())
+        return floors_B
+
+    def _floors(self, queries: Places, items: Items) -> Floats:
+        """[B] the K-th best true score of each query's, -inf for a query with fewer."""
+        return _kth_of_each(queries, self._true(queries, items), len(self._queries_BD), self._k)
+
+    def _true(self, queries: Places, items: Items) -> Floats:
+        """Scores, each computed by itself."""
+        return rescore(self._queries_BD[queries], self._items_ND[items])
 
 
-def _kth_of_each(queries: Keys, scores: Floats, count: int, k: int) -> Floats:
+def _at(scores_BR: Floats, mask_BR: NDArray[np.bool_], start: int) -> Found:
+    """Where the mask is set: queries, items and scores."""
+    places = np.flatnonzero(mask_BR)
+    queries, columns = np.divmod(places, scores_BR.shape[1])
+    return queries, (columns + start).astype(np.int32), scores_BR.reshape(-1)[places]
+
+
+def _kth_of_each(queries: Places, scores: Floats, count: int, k: int) -> Floats:
     """[B] the K-th best score of each query's candidates, -inf for a query with fewer."""
-    lengths_B = np.bincount(queries, minlength=count)
-    width = max(int(lengths_B.max()), k)
-    by_query = np.argsort(queries.astype(np.uint16), kind="stable")
-    places = np.arange(len(queries)) - np.repeat(np.cumsum(lengths_B) - lengths_B, lengths_B)
-    padded_BW = np.full((count, width), -np.inf, np.float32)
-    padded_BW[queries[by_query], places] = scores[by_query]
-    kth_B: Floats = np.partition(padded_BW, width - k, axis=1)[:, width - k]
+    # A number each, by query and then from the best: these are sorted many times as fast as pairs.
+    keys = np.sort((queries.astype(np.uint64) << np.uint64(32)) | (LARGEST ^ _rank(scores)))
+    starts = np.searchsorted(keys, np.arange(count + 1, dtype=np.uint64) << np.uint64(32))
+    kth_B = np.full(count, -np.inf, np.float32)
+    has = np.diff(starts) >= k
+    kth_B[has] = _of_rank(LARGEST ^ keys[starts[:-1][has] + k - 1].astype(np.uint32))
     return kth_B
 
 
-def _sort(queries_BD: Floats, items_ND: Floats, keys: Keys, ids_BK: Items, scores_BK: Floats) -> None:
-    """Score the candidates again, each by itself, and fill in each query's list by (-score, item)."""
-    items, queries = np.divmod(keys, len(queries_BD))
-    scores = rescore(queries_BD[queries], items_ND[items])
-    best = np.lexsort((items, -scores, queries))
-    items, queries, scores = items[best], queries[best], scores[best]
-    places = np.arange(len(keys)) - np.searchsorted(queries, np.arange(len(queries_BD)))[queries]
-    kept = places < ids_BK.shape[1]
-    ids_BK[queries[kept], places[kept]] = items[kept]
-    scores_BK[queries[kept], places[kept]] = scores[kept]
+def _rank(scores: Floats) -> NDArray[np.uint32]:
+    """Whole numbers in the order of the scores: a float's bits are, but for its sign."""
+    bits = scores.view(np.uint32)
+    return bits ^ np.where(bits >= SIGN, LARGEST, SIGN)
 
 
-class _Hidden:
-    """What some queries must not get, by block of items."""
-
-    def __init__(self, seen: Seen, part: slice, count: int) -> None:
-        offsets = seen[0][part.start : part.start + count + 1]
-        items = seen[1][offsets[0] : offsets[-1]]
-        blocks = (items // _rows(count)).astype(np.uint16)  # 16 bits are sorted by radix, ten times as fast
-        by_block = np.argsort(blocks, kind="stable")
-        self._ends = np.cumsum(np.bincount(blocks))
-        keys = items.astype(np.int64) * count + np.repeat(np.arange(count), np.diff(offsets))
-        self._keys: Keys = keys[by_block]
-        self._count = count
-
-    def in_block(self, start: int) -> Keys:
-        """Indices into the scores of the block whose first row is item `start`."""
-        block = start // _rows(self._count)
-        if block >= len(self._ends):
-            return self._keys[:0]
-        return self._keys[self._ends[block - 1] if block else 0 : self._ends[block]] - start * self._count
+def _of_rank(ranks: NDArray[np.uint32]) -> Floats:
+    """The scores of these ranks."""
+    return (ranks ^ np.where(ranks >= SIGN, SIGN, LARGEST)).view(np.float32)
 
 
-def _rows(count: int) -> int:
-    """Items of a block, for so many queries."""
-    return max(1, BLOCK_SCORES // count)
+def _nothing(count: int) -> Seen:
+    """Hidden from so many queries."""
+    return np.zeros(count + 1, np.int64), np.zeros(0, np.int32)
 
 
-def _rounding(dims: int) -> float:
-    """How far two products in single precision may differ in the worst case, both vectors of length 1, and as much again.
+def _of(seen: Seen, queries: Places) -> Seen:
+    """What is hidden from some queries."""
+    offsets, items = seen
+    parts = [items[offsets[query] : offsets[query + 1]] for query in queries]
+    return np.cumsum([0, *map(len, parts)]), np.concatenate(parts)
 
-    A sum of D products is off by D · 2⁻²⁴ at most (Higham, Accuracy and Stability of Numerical Algorithms, §3.1).
-    """
-    return 2 * (dims + 2) * float(np.finfo(np.float32).eps)
+
+def _by_block(hidden: Seen, rows: int, items: int) -> Iterator[tuple[Places, Items]]:
+    """What some queries must not get, by block of items: (query, item)."""
+    offsets, hidden_items = hidden
+    queries = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    blocks = (hidden_items // rows).astype(np.uint16)
+    by_block = np.argsort(blocks, kind="stable")
+    ends = np.cumsum(np.bincount(blocks, minlength=-(-items // rows)))
+    for first, last in zip([0, *ends], ends, strict=False):
+        yield queries[by_block[first:last]], hidden_items[by_block[first:last]]
 
 
 def _among(queries_BD: Floats, items_ND: Floats, k: int, seen: Seen | None, allowed: Items) -> tuple[Items, Floats]:

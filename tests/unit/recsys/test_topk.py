@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.retrieval import topk
+from recsys.retrieval.products import Float32Products, Int8Products
 from recsys.retrieval.topk import NOTHING, nearest, rescore, top_k
+
+KINDS = [Float32Products, Int8Products]
 
 
 def by_sorting(queries, items, k, hidden):
@@ -39,27 +42,37 @@ def searches(draw):
     return vectors[:users].astype(np.float32), vectors[users:].astype(np.float32), k, hidden
 
 
-@given(searches(), st.sampled_from([64, 1000, 1 << 19]))
-@settings(max_examples=80, deadline=None)
-def test_finds_what_sorting_finds_whatever_the_block(search, block_scores):
+def made_of(kind, items, rows):
+    """The products of small blocks, `rows` items or so many scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Int8Products, "ROWS", rows)
+        patch.setattr(Float32Products, "BLOCK", rows)
+        yield kind(items)
+
+
+@given(searches(), st.sampled_from(KINDS), st.sampled_from([64, 1000, 1 << 15]), st.sampled_from([0, 5, 1 << 10]))
+@settings(max_examples=120, deadline=None)
+def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search, kind, rows, crowded):
     queries, items, k, hidden = search
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "BLOCK_SCORES", block_scores)
-        patch.setattr(topk, "MOST_CANDIDATES", block_scores)
-        ids_BK, scores_BK = top_k(queries, items, k, seen=compressed(hidden))
+        patch.setattr(topk, "MOST_CANDIDATES", rows)
+        patch.setattr(topk, "CROWDED", crowded)
+        for products in made_of(kind, items, rows):
+            ids_BK, scores_BK = top_k(queries, items, k, seen=compressed(hidden), products=products)
     assert as_lists(ids_BK) == by_sorting(queries, items, k, hidden)
     assert (np.isinf(scores_BK) == (ids_BK == NOTHING)).all()
 
 
-def test_a_list_does_not_depend_on_the_batch():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_does_not_depend_on_the_batch(kind):
     rng = np.random.default_rng(1)
     base = rng.standard_normal((50, 64))
     # Bundles of vectors a rounding apart: a matrix product alone would order them differently in each batch.
     items = (base[rng.integers(0, 50, 5000)] * (1 + 1e-7 * rng.standard_normal((5000, 1)))).astype(np.float32)
     queries = rng.standard_normal((130, 64)).astype(np.float32)
-    together = top_k(queries, items, 10)
+    together, products = top_k(queries, items, 10), kind(items)
     for size in (1, 3, 64):
-        parts = [top_k(queries[first : first + size], items, 10) for first in range(0, 130, size)]
+        parts = [top_k(queries[first : first + size], items, 10, products=products) for first in range(0, 130, size)]
         assert (np.concatenate([ids for ids, _ in parts]) == together[0]).all()
         assert (np.concatenate([scores for _, scores in parts]) == together[1]).all()
 

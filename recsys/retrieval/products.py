@@ -1,0 +1,183 @@
+"""Inner products of some queries with all items, fast and nearly right: no true score is above what is told of it, so that who
+cannot be among the best is found without true ones.
+
+Shapes: B queries, N items, D dimensions, R items of a block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.retrieval.packed import PackedItems
+
+Floats = NDArray[np.float32]
+
+EPS = np.finfo(np.float32).eps
+TINY = np.finfo(np.float32).tiny  # numbers below have fewer digits: their rounding is not in proportion to them
+FEW = 32  # for fewer queries than these, items × queries and a transposition are faster than queries × items
+AT_ONCE = 1 << 11  # items turned into bytes together, which takes little memory
+
+
+class Scores(Protocol):
+    """What is told of some queries' scores, a block of items at a time."""
+
+    def block(self, first: int, last: int) -> Floats:
+        """[B, R] of the items from `first` until before `last`; the caller may change them until he asks again."""
+
+    def least(self, floors_B: Floats) -> Floats:
+        """[B] what is told at least of a true score that reaches its query's floor."""
+
+
+class Products(Protocol):
+    """The items, ready to be multiplied."""
+
+    def rows(self, queries: int) -> int:
+        """Items of a block, for so many queries."""
+
+    def scores(self, queries_BD: Floats) -> Scores:
+        """Of these queries."""
+
+    @property
+    def finer(self) -> "Products | None":
+        """For queries of which these tell too little."""
+
+
+class Float32Products:
+    """Matrix products in single precision: true but for their rounding."""
+
+    finer = None
+    BLOCK = 1 << 19  # scores: 2 MB, which stay in the cache
+
+    def __init__(self, items_ND: Floats) -> None:
+        self._items_ND, self._longest = items_ND, _lengths(items_ND).max(initial=0)
+
+    def rows(self, queries: int) -> int:
+        """Items of a block, for so many queries."""
+        return max(1, self.BLOCK // queries)
+
+    def scores(self, queries_BD: Floats) -> Scores:
+        """Of these queries."""
+        return _Float32Scores(self._items_ND, queries_BD, rounding(queries_BD.shape[1]) * self._longest * _lengths(queries_BD))
+
+
+@dataclass(frozen=True)
+class _Float32Scores:
+    """Of `items` [N, D] for `queries` [B, D], off by [B] at most."""
+
+    items: Floats
+    queries: Floats
+    off: Floats
+
+    def block(self, first: int, last: int) -> Floats:
+        items_RD = self.items[first:last]
+        if len(self.queries) < FEW:
+            return np.ascontiguousarray((items_RD @ np.ascontiguousarray(self.queries.T)).T)
+        return self.queries @ items_RD.T
+
+    def least(self, floors_B: Floats) -> Floats:
+        return floors_B - self.off - TINY
+
+
+class Int8Products:
+    """Products of bytes, added up as integers: several times as many a second, of a quarter of the memory.
+
+    An item is x = s (i + e) with a step s, whole numbers i and the rest e; a query is q = t (p + r) likewise. So a score is
+    s t (i·p + i·r + e·(p + r)). Told is s (i·p + m), where m is as much as the other two can be (Cauchy and Schwarz): as
+    every vector has a step that suits it, |i| and |e| are much alike for all items, and m is theirs for the longest.
+    A few dimensions more, where all items have their largest whole number, carry m. So the best are filtered by bounds and
+    refined by true scores, as in the VA-file (Weber, Schek & Blott 1998).
+    """
+
+    ROWS = 1 << 15
+    ITEM = 127  # levels
+    # Without VNNI, processors add up the products of two neighbouring dimensions in 16 bits that saturate (AVX2's vpmaddubsw):
+    # a query's bytes, from 0 to 126, and an item's fit there.
+    QUERY = 63
+
+    def __init__(self, items_ND: Floats) -> None:
+        self._items_ND = items_ND
+        # m is below 96 D, as |i| ≤ 127 √D, |p| ≤ 63 √D, and |e| and |r| ≤ √D / 2; a dimension carries 127 · 63.
+        self._carrying = 1 + (96 * items_ND.shape[1] + 64) // (self.ITEM * self.QUERY)
+        self._whole = self._rest = 0.0  # the longest i and e
+        self._blocks = [self._packed(items_ND[first : first + self.ROWS]) for first in range(0, len(items_ND), self.ROWS)]
+
+    @cached_property
+    def finer(self) -> Float32Products:
+        """For a user whose best scores are small beside what his vector and an item's could come to."""
+        return Float32Products(self._items_ND)
+
+    def rows(self, queries: int) -> int:
+        """Items of a block, for so many queries."""
+        return self.ROWS
+
+    def scores(self, queries_BD: Floats) -> Scores:
+        """Of these queries."""
+        codes_BD, steps_B, rest_B = _coded(queries_BD, self.QUERY)
+        carried_BE = self._margin(_lengths(codes_BD), rest_B, rounding(queries_BD.shape[1]))
+        coded_BD = (np.concatenate([codes_BD, carried_BE], axis=1) + self.QUERY).astype(np.uint8)
+        return _Int8Scores(self._blocks, coded_BD, steps_B, np.empty(len(queries_BD) * self.ROWS, np.float32))
+
+    def _margin(self, whole_B: Floats, rest_B: Floats, rounded: np.float32) -> Floats:
+        """[B, E] m, spread over the dimensions that carry it."""
+        long_B = whole_B + rest_B
+        most_B = (self._whole * rest_B + self._rest * long_B) * (1 + rounded)
+        # What is told, the true score and its floor are rounded, too.
+        most_B += 8 * EPS * (self._whole + self._rest) * long_B + 1
+        carried_BE: Floats = np.ceil(most_B / self.ITEM)[:, None] - self.QUERY * np.arange(self._carrying)
+        return np.clip(carried_BE, 0, self.QUERY)
+
+    def _packed(self, items_RD: Floats) -> PackedItems:
+        count, dims = items_RD.shape
+        codes_DR, steps_R = np.full((dims + self._carrying, count), self.ITEM, np.int8), np.empty(count, np.float32)
+        for first in range(0, count, AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            codes_PD, steps_R[part], rest_P = _coded(items_RD[part], self.ITEM)
+            codes_DR[:dims, part] = codes_PD.T
+            self._whole = max(self._whole, float(_lengths(codes_PD).max()))
+            self._rest = max(self._rest, float(rest_P.max()))
+        return PackedItems(codes_DR, steps_R, zero=self.QUERY)
+
+
+@dataclass(frozen=True)
+class _Int8Scores:
+    """For the bytes of some `queries` [B, D + E], in units of their `steps` [B]; `memory` is for the scores of a block."""
+
+    blocks: Sequence[PackedItems]
+    queries: NDArray[np.uint8]
+    steps: Floats
+    memory: Floats
+
+    def block(self, first: int, last: int) -> Floats:
+        count = len(self.queries)
+        scores_BR = self.memory[: count * (last - first)].reshape(count, -1)
+        self.blocks[first // Int8Products.ROWS].multiply(self.queries, scores_BR)
+        return scores_BR
+
+    def least(self, floors_B: Floats) -> Floats:
+        return (floors_B - TINY) / self.steps
+
+
+def rounding(dims: int) -> np.float32:
+    """How far a product in single precision may be off in the worst case, both vectors of length 1, and as much again.
+
+    A sum of D products is off by D · 2⁻²⁴ at most (Higham, Accuracy and Stability of Numerical Algorithms, §3.1).
+    """
+    return np.float32((dims + 2) * EPS)
+
+
+def _coded(vectors_ND: Floats, levels: int) -> tuple[Floats, Floats, Floats]:
+    """Whole numbers [N, D] from -levels to levels, each vector's step [N], and in steps how long what is left out is [N]."""
+    steps_N = np.maximum(np.abs(vectors_ND).max(axis=1, initial=0) / np.float32(levels), TINY)
+    scaled_ND = vectors_ND / steps_N[:, None]
+    codes_ND = np.rint(scaled_ND)
+    rounded = EPS * np.float32(levels * vectors_ND.shape[1] ** 0.5)  # by the division
+    return codes_ND, steps_N, _lengths(scaled_ND - codes_ND) + rounded
+
+
+def _lengths(vectors_ND: Floats) -> Floats:
+    lengths_N: Floats = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))
+    return lengths_N
