@@ -28,7 +28,8 @@ TEXT = """
 `python benchmarks/bench_http.py`: top-10 of {items:,} items of 64 dimensions for random known users, seen items left out, one
 thread of arithmetic each, {connections} connections that ask again as soon as they are answered, the load generator on the same
 cores. `plain` is FastAPI, `@serve.batch` and argpartition on Ray Serve's default ingress; `bare` is an ASGI function on
-uvicorn with the same search and no Ray, the limit. All servers are up all the time and loaded in turn, {rounds} rounds of
+uvicorn round the search of `ours`, no Ray and nothing checked: the limit. All servers are up all the time and loaded in turn,
+{rounds} rounds of
 {seconds} s.
 
 {rows}

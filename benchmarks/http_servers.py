@@ -1,7 +1,8 @@
 """The servers that bench_http.py compares, each in a process of its own: `http_servers.py KIND BUNDLES PORT`.
 
 All answer POST {"user": …, "k": 10} with the ids and scores of the user's best items, those he has seen left out, from the same
-bundle: `ours` with everything the service does, `plain` and `bare` by GEMM and argpartition, with nothing else.
+bundle: `ours` with everything the service does, `plain` by GEMM and argpartition, `bare` by the search of `ours` and with
+nothing else.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import orjson
 
 from recsys.bundle import store
 from recsys.bundle.read import open_bundle
+from recsys.retrieval.recommender import Answer, Recommender, Request
 
 BATCH = 64
 HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
@@ -40,6 +42,22 @@ class PlainSearch:
     def _answer(self, scores_N: np.ndarray, best_K: np.ndarray) -> dict[str, Any]:
         order = best_K[np.argsort(-scores_N[best_K])]
         return {"items": [{"item_id": self.item_ids[item], "score": float(scores_N[item])} for item in order]}
+
+
+class SameSearch:
+    """The project's own search, and no more of an answer than ids and scores."""
+
+    def __init__(self, bundles: str) -> None:
+        bundle = open_bundle(store.resolve(Path(bundles)))
+        self.recommender, self.item_ids = Recommender(bundle), bundle.items.column("item_id").to_pylist()
+
+    def __call__(self, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answers = self.recommender.recommend([Request(user=question["user"], k=question["k"]) for question in questions])
+        return [self._answer(answer) for answer in answers if isinstance(answer, Answer)]
+
+    def _answer(self, answer: Answer) -> dict[str, Any]:
+        pairs = zip(answer.items.tolist(), answer.scores.tolist(), strict=True)
+        return {"items": [{"item_id": self.item_ids[item], "score": score} for item, score in pairs]}
 
 
 def ours(bundles: str, port: int, ingress: str, **more: Any) -> None:
@@ -92,7 +110,7 @@ def bare(bundles: str, port: int) -> None:
 
     from serve.batching import Batcher
 
-    search = PlainSearch(bundles)
+    search = SameSearch(bundles)
     batcher: Batcher[dict[str, Any], dict[str, Any]] = Batcher(search, max_batch=BATCH)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
