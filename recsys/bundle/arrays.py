@@ -69,11 +69,11 @@ def read_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
 
 
 def release(array: NDArray[Any]) -> None:
-    """Let go of the pages of a mapped array that were read: its numbers are read anew where they are asked for. Others stay."""
+    """Let go of the pages of an array of `read_array` that were read: who asks for them reads them anew."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap):
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         base.madvise(mmap.MADV_DONTNEED)
 
 

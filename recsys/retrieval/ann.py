@@ -18,6 +18,7 @@ from recsys.config import IndexConfig
 from recsys.retrieval import indexes
 from recsys.retrieval.filters import contains
 from recsys.retrieval.indexes import Floats, Kind
+from recsys.retrieval.products import Float32Products, Int8Products
 from recsys.retrieval.topk import NOTHING, rescore, top_k
 
 AUDIT_K = 10
@@ -105,7 +106,8 @@ def audit(
     """
     k = min(AUDIT_K, len(indexed))
     never = np.setdiff1d(np.arange(len(item_vectors_ND), dtype=np.int32), indexed)
-    exact_BK, exact_ms = _timed(lambda part: top_k(part, item_vectors_ND, k, never=never)[0], queries_BD)
+    products = Int8Products(item_vectors_ND, indexed) if is_exact(report) else Float32Products(item_vectors_ND)
+    exact_BK, exact_ms = _timed(lambda part: top_k(part, item_vectors_ND, k, never=never, products=products)[0], queries_BD)
     ann_BK, ann_ms = _timed(lambda part: search(index, report, part, candidates(report, k)), queries_BD)
     hits_B = [len(np.intersect1d(exact, ann)) / max(k, 1) for exact, ann in zip(exact_BK, ann_BK, strict=True)]
     measured = {"recall_at_10": float(np.mean(hits_B)), "recall_low": lower_bound(np.array(hits_B)), "users": len(queries_BD)}

@@ -71,7 +71,8 @@ class Searcher:
         self._listed_N[self._indexed] = True
         self._told = _Told(_why_exact(bundle))
         # Bytes beside the vectors are for catalogues that are always searched as a whole.
-        self._products = (Int8Products if ann.is_exact(self._report) else Float32Products)(self._vectors_ND)
+        exact = ann.is_exact(self._report)
+        self._products = Int8Products(self._vectors_ND, self._indexed) if exact else Float32Products(self._vectors_ND)
         self.audit = audit if self._told.why_exact is None else None
 
     def search(self, queries: Sequence[Query]) -> list[Found]:

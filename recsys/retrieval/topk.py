@@ -23,8 +23,7 @@ Seen = tuple[NDArray[np.int64], Items]
 NOTHING = -1  # pads a list that ran out of items; its score is -inf
 QUERIES = 64  # queries searched together
 LEAST_GROUPS = 512  # groups whose maxima give the first floor
-MOST_CANDIDATES = 1 << 16  # candidates kept before the floors are raised
-CROWDED = 1 << 10  # candidates of one query at the end, more than which cost more than finer products
+MOST_CANDIDATES = 1 << 16  # candidates kept before the floors are raised; of long lists more
 
 SIGN, LARGEST = np.uint32(1 << 31), np.uint32((1 << 32) - 1)  # bits of a float
 
@@ -102,19 +101,27 @@ def _search(
     """Fill in the lists of up to QUERIES queries."""
     scores, rows = products.scores(queries_BD), products.rows(len(queries_BD))
     blocks = _by_block(hidden, rows, len(items_ND))
-    candidates = _Candidates(queries_BD, items_ND, k, scores)
+    candidates = _Candidates(queries_BD, items_ND, k, scores, most=max(products.crowded or len(items_ND), 4 * k))
     for start, (queries, items) in zip(range(0, len(items_ND), rows), blocks, strict=True):
         scores_BR = scores.block(start, min(start + rows, len(items_ND)))
         scores_BR[queries, items - start] = -np.inf
         if never is not None:
-            first, last = np.searchsorted(never, [start, start + rows])
-            scores_BR[:, never[first:last] - start] = -np.inf
+            _hide(scores_BR, never, start)
         candidates.add(scores_BR, start)
-    crowded = candidates.fill(ids_BK, scores_BK, len(items_ND) if products.finer is None else CROWDED)
-    if products.finer is not None and len(crowded):
+    crowded = candidates.fill(ids_BK, scores_BK)
+    if len(crowded):
         ids_CK, scores_CK = ids_BK[crowded], scores_BK[crowded]
         _search(queries_BD[crowded], items_ND, k, _of(hidden, crowded), never, products.finer, ids_CK, scores_CK)
         ids_BK[crowded], scores_BK[crowded] = ids_CK, scores_CK
+
+
+def _hide(scores_BR: Floats, never: Items, start: int) -> None:
+    """From all, in a block whose first column is item `start`."""
+    first, last = np.searchsorted(never, [start, start + scores_BR.shape[1]])
+    if first < last:  # added to all, since writing here and there takes longer
+        hidden_R = np.zeros(scores_BR.shape[1], np.float32)
+        hidden_R[never[first:last] - start] = -np.inf
+        scores_BR += hidden_R
 
 
 class _Candidates:
@@ -123,32 +130,32 @@ class _Candidates:
     A floor is a true K-th best score among some of the items: what cannot reach it is none of the K best.
     """
 
-    def __init__(self, queries_BD: Floats, items_ND: Floats, k: int, scores: Scores) -> None:
-        self._queries_BD, self._items_ND, self._k, self._scores = queries_BD, items_ND, k, scores
-        self._least_B: Floats | None = None
+    def __init__(self, queries_BD: Floats, items_ND: Floats, k: int, scores: Scores, most: int) -> None:
+        """most: a query that has more candidates is crowded, and not looked at any further."""
+        self._queries_BD, self._items_ND, self._k, self._scores, self._most = queries_BD, items_ND, k, scores, most
+        self._floors_B: Floats | None = None
+        self._is_crowded_B = np.zeros(len(queries_BD), bool)
         self._found: list[Found] = []
-        self._kept = 0
+        self._kept, self._room = 0, max(MOST_CANDIDATES, 8 * k * len(queries_BD))
 
     def add(self, scores_BR: Floats, start: int) -> None:
         """Look at a block of scores, whose first column is item `start`."""
-        if self._least_B is None:
-            self._least_B = self._least(self._first_floors(scores_BR, start))
-        found = _at(scores_BR, scores_BR >= self._least_B[:, None], start)
+        if self._floors_B is None:
+            self._floors_B = self._first_floors(scores_BR, start)
+        found = _at(scores_BR, scores_BR >= self._least()[:, None], start)
         self._found.append(found)
         self._kept += len(found[0])
-        if self._kept > MOST_CANDIDATES:
-            self._least_B = self._least(self._prune())
+        if self._kept > self._room:
+            self._prune()
 
-    def fill(self, ids_BK: Items, scores_BK: Floats, most: int) -> Places:
-        """Each query's list by (-score, item), from the candidates' true scores. Returned are the queries that have more than
-        `most` candidates; they are left out."""
-        floors_B = self._prune()
+    def fill(self, ids_BK: Items, scores_BK: Floats) -> Places:
+        """Each query's list by (-score, item), from the candidates' true scores. Returns the crowded queries, which are left
+        out."""
+        self._prune()
+        assert self._floors_B is not None
         queries, items, _ = self._found[0]
-        is_crowded_B = np.bincount(queries, minlength=len(ids_BK)) > most
-        if is_crowded_B.any():
-            queries, items = queries[~is_crowded_B[queries]], items[~is_crowded_B[queries]]
         scores = self._true(queries, items)
-        kept = scores >= floors_B[queries]
+        kept = scores >= self._floors_B[queries]
         queries, items, scores = queries[kept], items[kept], scores[kept]
         best = np.lexsort((items, -scores, queries))
         queries, items, scores = queries[best], items[best], scores[best]
@@ -156,7 +163,7 @@ class _Candidates:
         kept = places < self._k
         ids_BK[queries[kept], places[kept]] = items[kept]
         scores_BK[queries[kept], places[kept]] = scores[kept]
-        return np.flatnonzero(is_crowded_B)
+        return np.flatnonzero(self._is_crowded_B)
 
     def _first_floors(self, scores_BR: Floats, start: int) -> Floats:
         """[B] from the items of the first block that are no worse than the K-th best of the maxima of groups of them, and so K
@@ -171,18 +178,21 @@ class _Candidates:
         queries, items, _ = _at(scores_BR, scores_BR >= kth_B[:, None], start)
         return self._floors(queries, items)
 
-    def _least(self, floors_B: Floats) -> Floats:
-        """What must be told of an item. Never -inf, which is told of those that must not be in a list."""
-        return np.maximum(np.nextafter(self._scores.least(floors_B), np.float32(-np.inf)), np.finfo(np.float32).min)
+    def _least(self) -> Floats:
+        """[B] what must be told of an item. Never -inf, which is told of those that must not be in a list."""
+        assert self._floors_B is not None
+        return np.where(self._is_crowded_B, np.float32(np.inf), self._scores.least(self._floors_B))
 
-    def _prune(self) -> Floats:
-        """Drop what cannot be among the K best candidates; the floors [B] by which."""
+    def _prune(self) -> None:
+        """Raise the floors, drop what cannot reach them, and all of the crowded queries."""
+        assert self._floors_B is not None
         queries, items, scores = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
         best = scores >= _kth_of_each(queries, scores, len(self._queries_BD), self._k)[queries]
-        floors_B = self._floors(queries[best], items[best])
-        kept = scores >= self._least(floors_B)[queries]
+        self._floors_B = np.maximum(self._floors_B, self._floors(queries[best], items[best]))
+        kept = scores >= self._least()[queries]
+        self._is_crowded_B |= np.bincount(queries[kept], minlength=len(self._queries_BD)) > self._most
+        kept &= ~self._is_crowded_B[queries]
         self._found, self._kept = [(queries[kept], items[kept], scores[kept])], int(kept.sum())
-        return floors_B
 
     def _floors(self, queries: Places, items: Items) -> Floats:
         """[B] the K-th best true score of each query's, -inf for a query with fewer."""

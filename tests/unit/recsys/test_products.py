@@ -18,17 +18,24 @@ def vectors(draw):
     made = rng.standard_normal((60, dims)) ** draw(st.sampled_from([1, 3, 9]))
     made *= 10.0 ** rng.uniform(*draw(st.sampled_from([(0, 0), (-3, 3), (-12, -9), (6, 9)])), (60, 1))
     made[rng.random(made.shape) < draw(st.sampled_from([0, 0.9]))] = 0
+    if draw(st.booleans()):  # the last items are short, and so is what is left of them
+        made[30:] /= 100
+    if draw(st.booleans()):  # in one dimension all items are alike
+        made[20:, -1] = 3
     made = made.astype(np.float32)
     return made[:20], made[20:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(vectors())
+@given(vectors(), st.sampled_from([7, 1 << 15]))
 @settings(max_examples=150, deadline=None)
-def test_no_score_that_reaches_a_floor_is_told_to_be_less(kind, drawn):
+def test_no_score_that_reaches_a_floor_is_told_to_be_less(kind, drawn, rows):
     queries, items = drawn
-    scores = kind(items).scores(queries)
-    told_BN = scores.block(0, len(items))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Int8Products, "ROWS", rows)
+        products = kind(items)
+    scores, step = products.scores(queries), min(rows, len(items))
+    told_BN = np.hstack([scores.block(first, min(first + step, len(items))).copy() for first in range(0, len(items), step)])
     for item, told_B in enumerate(told_BN.T):
         # The item's own true score is the highest floor that it reaches.
         true_B = rescore(queries, np.tile(items[item], (len(queries), 1)))
@@ -58,18 +65,49 @@ def test_bytes_leave_few_candidates():
     assert (reach_B >= 10).all() and (reach_B <= 200).all()
 
 
-def test_a_user_of_whom_bytes_tell_too_little_is_asked_of_finer_products(monkeypatch):
-    """His vector is long where all items are alike, and small where they differ."""
+def odd_user(dims=16):
+    """Items, and users of whom one has a vector that is long where all items are nearly alike."""
     rng = np.random.default_rng(1)
-    items = rng.standard_normal((30_000, 16)).astype(np.float32)
-    items[:, 0] = 1
-    queries = rng.standard_normal((5, 16)).astype(np.float32)
-    queries[3, 0] = 1000
-    asked = []
-    finer = Float32Products.scores
+    items = rng.standard_normal((70_000, dims)).astype(np.float32)
+    items[:, 0] = 1 + 1e-6 * items[:, 0]
+    queries = rng.standard_normal((5, dims)).astype(np.float32)
+    queries[3, 0] = 10_000
+    return queries, items
+
+
+def test_a_user_of_whom_bytes_tell_too_little_is_asked_of_finer_products(monkeypatch):
+    queries, items = odd_user()
+    expected = top_k(queries, items, 10, never=np.arange(0, 70_000, 2, dtype=np.int32))
+    asked, finer = [], Float32Products.scores
     monkeypatch.setattr(Float32Products, "scores", lambda self, queries: asked.append(len(queries)) or finer(self, queries))
-    products = Int8Products(items)
-    found = top_k(queries, items, 10, products=products)
+    found = top_k(queries, items, 10, never=np.arange(0, 70_000, 2, dtype=np.int32), products=Int8Products(items))
     assert asked == [1]
-    expected = top_k(queries, items, 10)
     assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
+
+
+def test_what_all_items_have_in_common_tells_bytes_nothing_less(monkeypatch):
+    """Models of ratings have a dimension of ones, where users have what they rate on average."""
+    rng = np.random.default_rng(2)
+    queries, items = rng.standard_normal((64, 256)) * 0.1, rng.standard_normal((5_000, 256)) * 0.1
+    queries[:, 7], items[:, 7] = 3.5, 1
+    items[::5] = 0  # not indexed
+    indexed = np.flatnonzero(items.any(axis=1)).astype(np.int32)
+    queries, items = queries.astype(np.float32), items.astype(np.float32)
+    expected = top_k(queries, items, 10, never=np.arange(0, 5_000, 5, dtype=np.int32))
+    monkeypatch.setattr(Float32Products, "scores", lambda *_: pytest.fail("bytes told too little"))
+    found = top_k(queries, items, 10, never=np.arange(0, 5_000, 5, dtype=np.int32), products=Int8Products(items, indexed))
+    assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("far", [1e-24, 1e15])
+def test_vectors_of_any_length_have_lists(kind, far):
+    rng = np.random.default_rng(3)
+    queries, items = (rng.standard_normal((count, 16)).astype(np.float32) for count in (20, 200))
+    usual = top_k(queries, items, 10)[0]
+    stretched = top_k(queries / np.float32(far), items * np.float32(far), 10, products=kind(items * np.float32(far)))[0]
+    assert (stretched == usual).mean() > 0.95  # rounding may exchange neighbours
+    assert (
+        top_k(np.zeros((1, 16), np.float32), items * np.float32(far), 10, products=kind(items * np.float32(far)))[0]
+        == range(10)
+    ).all()

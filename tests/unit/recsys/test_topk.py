@@ -39,27 +39,22 @@ def searches(draw):
     levels = draw(st.sampled_from([2, 5, None]))  # few levels: many scores that are equal
     vectors = rng.standard_normal((users + items, dims)) if levels is None else rng.integers(0, levels, (users + items, dims))
     hidden = [set(rng.choice(items, rng.integers(0, items + 1), replace=False).tolist()) for _ in range(users)]
-    return vectors[:users].astype(np.float32), vectors[users:].astype(np.float32), k, hidden
+    return vectors[:users].astype(np.float32), vectors[users:].astype(np.float32), k, hidden, draw(st.booleans())
 
 
-def made_of(kind, items, rows):
-    """The products of small blocks, `rows` items or so many scores."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Int8Products, "ROWS", rows)
-        patch.setattr(Float32Products, "BLOCK", rows)
-        yield kind(items)
-
-
-@given(searches(), st.sampled_from(KINDS), st.sampled_from([64, 1000, 1 << 15]), st.sampled_from([0, 5, 1 << 10]))
-@settings(max_examples=120, deadline=None)
+@given(searches(), st.sampled_from(KINDS), st.sampled_from([64, 1000, 1 << 15]), st.sampled_from([1, 5, 1 << 10]))
+@settings(max_examples=200, deadline=None)
 def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search, kind, rows, crowded):
-    queries, items, k, hidden = search
+    queries, items, k, hidden, some_are_for_nobody = search
+    never = np.arange(0, len(items), 3, dtype=np.int32) if some_are_for_nobody else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "MOST_CANDIDATES", rows)
-        patch.setattr(topk, "CROWDED", crowded)
-        for products in made_of(kind, items, rows):
-            ids_BK, scores_BK = top_k(queries, items, k, seen=compressed(hidden), products=products)
-    assert as_lists(ids_BK) == by_sorting(queries, items, k, hidden)
+        patch.setattr(Int8Products, "ROWS", rows)
+        patch.setattr(Float32Products, "BLOCK", rows)
+        patch.setattr(Int8Products, "crowded", crowded)
+        ids_BK, scores_BK = top_k(queries, items, k, seen=compressed(hidden), never=never, products=kind(items))
+    gone = set() if never is None else set(never.tolist())
+    assert as_lists(ids_BK) == by_sorting(queries, items, k, [some | gone for some in hidden])
     assert (np.isinf(scores_BK) == (ids_BK == NOTHING)).all()
 
 
