@@ -56,7 +56,7 @@ TEXT = """
 `python benchmarks/bench_open.py`: a bundle of {users:,} users and {items:,} items of {dim} dimensions, {events} events a user,
 {size:.0f} MB on disk, its index `{kind}`; a new process opens it {runs} times, its files hashed once before.
 
-Until it can answer: **{seconds} s**. Resident memory above a process that has loaded the code and multiplied matrices:
+Until it can answer: **{seconds} s**. Resident memory above a process that has loaded the code and ONNX Runtime:
 **{open_mb} MB**, where index and item vectors are {held:.0f} MB; after 64 answers {answers_mb} MB, since what is
 touched of the mapped files counts, 64 KB around each row, though all replicas of a host share it.
 """
