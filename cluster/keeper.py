@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from ray.train import CheckpointUploadMode
 
 from cluster import runs, tensorboard
@@ -32,15 +33,17 @@ class Stopped(Exception):  # noqa: N818 - not a failure
 class Keeper:
     """Called after each step, on every worker."""
 
-    def __init__(self, share: Share, state: TrainState, saved: ray.train.Checkpoint | None) -> None:
-        """saved: what the run goes on from."""
+    def __init__(self, share: Share, state: TrainState, saved: Path | None, *, told: bool) -> None:
+        """saved: the checkpoint that the run goes on from; told: whether Ray knows of it. All workers make theirs."""
         self.share, self.state = share, state
         self.folder, self.cluster = share.task.folder, share.config.cluster
         self.saved = self.told = self.asked = time.monotonic()
         self.preempted = False
         self.unsaid: list[str] = []
         if share.leads:
-            _remove_later(self.folder, Path(saved.path).name if saved else "")
+            _remove_later(self.folder, saved.name if saved else "")
+        if saved is not None and not told:
+            _report(saved, {"epoch": state.epoch, "step": state.step})
 
     def begin(self, epoch: Epoch, busy: Utilisation) -> None:
         """An epoch begins, or goes on; busy: to be sampled meanwhile."""
@@ -111,19 +114,14 @@ class Keeper:
     def _save(self, told: dict[str, Any]) -> None:
         """Write a checkpoint into the run folder and tell Ray. Where the disk is full the one before stays, and the run goes
         on: there will be another."""
-        name = f"{CHECKPOINT}{self.state.epoch:05d}_{self.state.step:07d}"
+        name = _name(self.state.epoch, self.state.step)
         try:
             checkpoint.save(self.folder / name, self.state)
         except OSError as error:
             self._failed(name, error)
             return
         self.saved = time.monotonic()
-        ray.train.report(
-            told,
-            checkpoint=ray.train.Checkpoint.from_directory(str(self.folder / name)),
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+        _report(self.folder / name, told)
 
     def _failed(self, name: str, error: OSError) -> None:
         self.saved = time.monotonic()  # not again at the next step
@@ -144,9 +142,35 @@ class Keeper:
                     self.unsaid.pop(0)
 
 
+def newest(folder: Path, told: str) -> Path | None:
+    """The checkpoint to go on from: the newest whole one, as rank 0 sees it. Their names ascend. All workers ask.
+
+    told: the name of the newest that Ray knows of, "" for none. It asks its workers for what they reported now and then
+    (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`), so one that was written just before a worker died is whole, and unknown to it.
+    """
+    names = [told, *(path.parent.name for path in folder.glob(f"{CHECKPOINT}*/{checkpoint.STATE_FILE}"))]
+    last = max(names)
+    place = [int(number) for number in last.removeprefix(CHECKPOINT).split("_")] if last else [-1, -1]
+    epoch, step = collective.from_first(torch.tensor(place)).tolist()
+    return folder / _name(epoch, step) if epoch >= 0 else None
+
+
+def _name(epoch: int, step: int) -> str:
+    return f"{CHECKPOINT}{epoch:05d}_{step:07d}"
+
+
+def _report(saved: Path, told: dict[str, Any]) -> None:
+    """Tell Ray of a checkpoint, so that it removes those before it, and this one in its turn."""
+    ray.train.report(
+        told,
+        checkpoint=ray.train.Checkpoint.from_directory(str(saved)),
+        checkpoint_dir_name=saved.name,
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
 def _remove_later(folder: Path, saved: str) -> None:
-    """Checkpoints after the one that is gone on from: half written, or whole and never told to Ray, which would not remove
-    them. Their names ascend."""
+    """Checkpoints after the one that is gone on from: they were never written to the end."""
     for path in folder.glob(f"{CHECKPOINT}*/"):
         if path.is_dir() and path.name > saved:
             shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 import ray.train
 
 from cluster import alternation, resuming, runs, teaching, trends, warm, watchdog
-from cluster.keeper import Keeper, Stopped
+from cluster.keeper import Keeper, Stopped, newest
 from cluster.measuring import measured
 from cluster.share import Share
 from cluster.task import Task
@@ -34,7 +34,9 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     share = Share(settings["task"])
     if share.leads:
         runs.note_hardware(share.task.folder, share.described())
-    saved = ray.train.get_checkpoint()
+    known = ray.train.get_checkpoint()
+    told = Path(known.path).name if known else ""
+    saved = newest(share.task.folder, told)
     if saved is None and share.batch is not None:
         share.begin(0, (), share.batch)
     model = build(share.config.model, share.catalogue, share.config.train.seed)
@@ -48,7 +50,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     if share.batch is not None:
         share.find_micro_batch(state)
     with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as share.alive:
-        keeper = Keeper(share, state, saved)
+        keeper = Keeper(share, state, saved, told=saved is not None and saved.name == told)
         try:
             while not _is_over(share.task, state):
                 keeper.keep(_run_epoch(share, state, keeper))
@@ -62,15 +64,14 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         _finish(share, bare(state.model), state)
 
 
-def _resume_or_start(share: Share, model: Any, saved: ray.train.Checkpoint | None) -> TrainState:
+def _resume_or_start(share: Share, model: Any, saved: Path | None) -> TrainState:
     model = distribute(model.to(share.hardware.device))
     state = checkpoint.start(model, share.config, share.manifest.fingerprint, share.hardware)
     if saved is not None:
-        with saved.as_directory() as folder:
-            checkpoint.load(Path(folder), state)
-            if share.leads:
-                with contextlib.suppress(OSError):  # a full disk
-                    resuming.note(share.task.folder, Path(folder), state)
+        checkpoint.load(saved, state)
+        if share.leads:
+            with contextlib.suppress(OSError):  # a full disk
+                resuming.note(share.task.folder, saved, state)
     elif share.task.begin_from is not None:
         known = warm.begin(share.task.begin_from, share, state)
         if share.leads:
