@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 from common import publish, spread
@@ -122,7 +121,7 @@ def write(root: Path, users: int, items: int) -> None:
         blocks=blocks(users, items, rng),
         dataset="made",
         item_vectors=vectors,
-        index=faiss.serialize_index(built),
+        index=built,
         report=report,
         known_user="table",
         fold_in=FoldIn(kind="ridge", parameters={"free": DIM, "weight": 0.1, "ridge": 1.0, "unit": 1}),

@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -168,7 +167,7 @@ def _with_vectors(
         contents,
         item_vectors=vectors,
         learnt_dim=None if trend is None else learnt.shape[1],
-        index=faiss.serialize_index(built),
+        index=built,
         report=report,
         known_user=model.known_user,
         blocks=_blocks(source, model if model.known_user == "table" else None, leans=trend is not None),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
@@ -114,7 +113,7 @@ def contents_of(
         built, unmeasured = ann.build(world.item_vectors, trained, index or IndexConfig())
         fields |= {
             "item_vectors": world.item_vectors,
-            "index": faiss.serialize_index(built),
+            "index": built,
             "report": unmeasured,
             "known_user": known_user,
             "fold_in": RIDGE.model_copy(update={"parameters": RIDGE.parameters | {"free": world.item_vectors.shape[1]}}),

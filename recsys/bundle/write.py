@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class BundleContents:
     """What a bundle is made of. Shapes: U users, E events, N items, D dimensions, P items watched in training.
 
     items: the dataset's items.parquet, row = item; popular: [P] int32, most watched first; item_vectors: [N, D], zeros
-    for items that the index does not hold; index: a serialised FAISS index with its report; trend, learnt_dim: what lists
+    for items that the index does not hold; index: a FAISS index with its report; trend, learnt_dim: what lists
     lean to, and, where that stands behind what was learnt, how many dimensions were; gram: [L, L] of these; encoder: an ONNX
     model, item_inputs: [N, I] what it is fed where that is not item_vectors; blocks: users in the order of their rows,
     `users` of them with `events` events, so that they can stream through.
@@ -49,7 +50,7 @@ class BundleContents:
     events: int
     blocks: Iterable[UserBlock]
     item_vectors: NDArray[np.float32] | None = None
-    index: NDArray[np.uint8] | None = None
+    index: Any = None
     report: IndexReport | None = None
     known_user: str = "none"
     fold_in: FoldIn = field(default_factory=lambda: FoldIn(kind="none"))
@@ -137,7 +138,14 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
     if contents.encoder is not None:
         (folder / layout.ENCODER).write_bytes(contents.encoder)
     if contents.index is not None:
-        (folder / layout.INDEX).write_bytes(contents.index.tobytes())
+        _write_index(folder / layout.INDEX, contents.index)
+
+
+def _write_index(path: Path, index: Any) -> None:
+    """Straight into the file: of ten million items it is gigabytes. By a callback, so that a full disk is an OSError."""
+    made: Any = faiss  # its type stubs lack what SWIG wraps
+    with path.open("wb") as file:
+        made.write_index(index, made.PyCallbackIOWriter(file.write))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

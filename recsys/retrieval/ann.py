@@ -37,7 +37,8 @@ def choose(items: int, config: IndexConfig) -> Kind:
 
 def build(item_vectors_ND: Floats, indexed: NDArray[np.int32], config: IndexConfig) -> tuple[Any, IndexReport]:
     """An inner-product index of the `indexed` items (ascending), its ids item numbers, and a report not yet measured."""
-    vectors_MD = np.ascontiguousarray(item_vectors_ND[indexed], np.float32)
+    whole = len(indexed) == len(item_vectors_ND)  # a copy of ten million vectors is gigabytes
+    vectors_MD = np.ascontiguousarray(item_vectors_ND if whole else item_vectors_ND[indexed], np.float32)
     kind, storage = choose(len(indexed), config), config.storage
     if len(indexed) < FEWEST:
         kind, storage = "flat", "fp32"

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,52 +23,12 @@ from serve.client import AsyncClient, ServiceError
 from serve.load import BROKEN, Seen, Target, closed_loop, open_loop, questions
 from tests.bundles import planted, write_planted
 from tests.processes import end, free_ports
+from tests.service import Service
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(300)]
 
 RATE = 40  # requests a second
 WORLD = planted()
-
-
-class Service:
-    """`recsys serve` in a process of its own."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        (self.port,) = free_ports(1)
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [str(Path(sys.executable).with_name("recsys")), "serve", str(folder / "bundles"), "--port", str(self.port)]
-        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RECSYS_CACHE": str(folder / "cache")}
-        self.log = (folder / f"serve-{self.port}.log").open("w")
-        self.process = subprocess.Popen(
-            [*command, "--replicas", "2", *options], env=environment, stdout=self.log, stderr=subprocess.STDOUT
-        )
-        try:
-            self._until_ready()
-        except BaseException:
-            self.close()
-            raise
-
-    def _until_ready(self) -> None:
-        late = time.monotonic() + 240
-        while True:
-            try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            assert time.monotonic() < late and self.process.poll() is None, Path(self.log.name).read_text()
-            time.sleep(0.2)
-
-    def named(self, title: str) -> list[psutil.Process]:
-        """Processes of this service whose title holds these words."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in family if title in " ".join(process.cmdline())]
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            end(psutil.Process(self.process.pid))
-        self.process.wait(30)  # psutil has reaped it: Popen has to be told, or warns when it is collected
-        self.log.close()
 
 
 @pytest.fixture(scope="module")
