@@ -11,6 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from recsys.errors import BundleError
 
+AT_ONCE = 1 << 18  # rows of an array that are looked at together: of ten million, the marks of what is finite alone are .6 GB
+
 
 class ArrayWriter:
     """Writes an array of a known shape as it comes, block after block along its first axis.
@@ -42,7 +44,8 @@ class ArrayWriter:
 def write_array(path: Path, array: NDArray[Any], dtype: DTypeLike) -> None:
     """Write one array. Raises BundleError where it holds NaN or infinity."""
     with ArrayWriter(path, array.shape, dtype) as writer:
-        writer.append(array)
+        for first in range(0, len(array), AT_ONCE):
+            writer.append(array[first : first + AT_ONCE])
 
 
 def read_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> NDArray[Any]:

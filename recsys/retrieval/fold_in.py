@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+AT_ONCE = 1 << 16  # vectors that are multiplied together: ten million in double precision are 5 GB
+
 
 def gram_of(item_vectors: Floats, items: NDArray[np.integer]) -> NDArray[np.float64]:
     """G = VᵀV over the vectors of `items` (those with a train event). Returns [D, D]."""
-    vectors = item_vectors[items].astype(np.float64)
-    gram: NDArray[np.float64] = vectors.T @ vectors
+    gram = np.zeros((item_vectors.shape[1],) * 2)
+    for first in range(0, len(items), AT_ONCE):
+        vectors = item_vectors[items[first : first + AT_ONCE]].astype(np.float64)
+        gram += vectors.T @ vectors
     return gram
 
 

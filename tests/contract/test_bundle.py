@@ -275,6 +275,15 @@ def test_numbers_that_are_none_stop_the_export(root, name, value):
     assert store.versions(root / "films") == []
 
 
+def test_a_row_that_is_not_finite_is_named_wherever_it_lies(root, monkeypatch):
+    monkeypatch.setattr("recsys.bundle.arrays.AT_ONCE", 4)
+    contents = contents_of(planted())
+    spoiled = np.array(contents.item_vectors)
+    spoiled[6, 1] = np.nan
+    with pytest.raises(BundleError, match="row 6 is not finite"):
+        write_bundle(root, "films", replace(contents, item_vectors=spoiled))
+
+
 def spoilt(array, value):
     array = np.array(array)
     array[-1] = value

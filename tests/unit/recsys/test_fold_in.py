@@ -22,6 +22,11 @@ def test_gram_is_of_the_items_given():
     np.testing.assert_allclose(GRAM, sum(np.outer(VECTORS[i], VECTORS[i]) for i in TRAINED), rtol=1e-5)
 
 
+def test_gram_is_the_same_in_pieces(monkeypatch):
+    monkeypatch.setattr("recsys.retrieval.fold_in.AT_ONCE", 3)
+    np.testing.assert_allclose(gram_of(VECTORS, TRAINED), GRAM, rtol=1e-12)
+
+
 def test_squares_are_least_about_one_on_the_history_and_nothing_elsewhere():
     users = vectors_of(free=8, weight=0.3, ridge=0.7)
     for user, items in ((users[0], [1, 4, 6]), (users[2], [0, 8])):
