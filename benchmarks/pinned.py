@@ -4,6 +4,7 @@ What an environment holds is `peers/<name>.txt`; what runs in it is a script of 
 """
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -29,7 +30,7 @@ class PeerError(Exception):
 
 
 class Peer:
-    """A script of `peers/` in its environment. It waits while others train."""
+    """A script of `peers/` in its environment, ready to train. It waits while others do."""
 
     def __init__(
         self, environment: str, script: str, *arguments: object, threads: int, folder: Path | None = None, blas_threads: int = 0
@@ -56,14 +57,20 @@ class Peer:
                 # Of ours nothing may be imported there.
                 env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | limits,
             )
+        self._answer()  # or it would still be loading while others are timed
 
     def epoch(self) -> dict[str, Any]:
         """What the peer tells of one more epoch. Raises PeerError."""
-        assert self.process.stdin and self.process.stdout
-        try:
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):  # its answer says so, too
             print(file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        try:
             answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        except (BrokenPipeError, json.JSONDecodeError):
+        except json.JSONDecodeError:
             code, said = self.process.wait(), last_line(self.said.read_text())
             self.close()
             raise PeerError(f"ended with {code}: {said}") from None

@@ -1,4 +1,5 @@
-"""A peer's side of a benchmark: a line comes in, an epoch is trained, and a line of JSON goes out.
+"""A peer's side of a benchmark: a line comes in, an epoch is trained, and a line of JSON goes out; before the first an
+empty one, once it is ready to train.
 
 Between its turns a peer waits, so that those it is compared with have the machine to themselves.
 """
@@ -16,7 +17,12 @@ os.dup2(2, 1)
 class Turn:
     """One epoch, from the word to begin until `tell`."""
 
+    is_first = True
+
     def __init__(self):
+        if Turn.is_first:
+            Turn.is_first = False
+            _answer({})
         if not sys.stdin.readline():
             raise SystemExit  # the benchmark is over
         self.began = time.perf_counter()
@@ -27,4 +33,8 @@ class Turn:
 
     def tell(self, **figures):
         """The answer."""
-        print(json.dumps({"seconds": self.seconds, **figures}), file=_answers, flush=True)
+        _answer({"seconds": self.seconds, **figures})
+
+
+def _answer(content):
+    print(json.dumps(content), file=_answers, flush=True)

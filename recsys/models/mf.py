@@ -99,15 +99,19 @@ class MF(nn.Module):
 
     def _order_loss(self, user_BW: Tensor, item_BW: Tensor, batch: Pairs) -> Tensor:
         negative_NW = F.embedding(batch.negatives, self.item_table, sparse=True)
-        user, item, negatives = self._users(user_BW), self._items(item_BW), self._items(negative_NW)
+        item_BD, bias_B1 = self._split(item_BW)
+        negative_ND, bias_N1 = self._split(negative_NW)
+        user, item, negatives = (losses.unit(rows) if self.cosine else rows for rows in (user_BW, item_BD, negative_ND))
         hits = losses.accidental_hits(batch.item, batch.negatives)
+        biases = (bias_B1.squeeze(1), bias_N1.squeeze(1)) if self.config.biases else None
         if self.config.loss == "bpr":
-            return losses.bpr(user, item, negatives, hits)
+            return losses.bpr(user, item, negatives, hits, biases=biases)
         if self.config.loss == "ccl":
             margin, weight = self.config.margin, self.config.negative_weight
-            return losses.ccl(user, item, negatives, hits, margin=margin, weight=weight)
+            return losses.ccl(user, item, negatives, hits, margin=margin, weight=weight, biases=biases)
         log_q = (self.log_q[batch.item], self.log_q[batch.negatives]) if self.corrects else None
-        return losses.sampled_softmax(user, item, negatives, hits, temperature=self.config.temperature, log_q=log_q)
+        temperature = self.config.temperature
+        return losses.sampled_softmax(user, item, negatives, hits, temperature=temperature, biases=biases, log_q=log_q)
 
     def _rating_loss(self, user_BW: Tensor, item_BW: Tensor, batch: Pairs) -> Tensor:
         user_BD, user_bias_B1 = self._split(user_BW)

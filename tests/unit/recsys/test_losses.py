@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from recsys.models import losses
 
+LOG_Q = (torch.linspace(-2, 0, 10, dtype=torch.float64), torch.linspace(-3, 0, 7, dtype=torch.float64))
+
 
 def vectors(events: int, negatives: int, dims: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64):
     generator = torch.Generator().manual_seed(seed)
@@ -63,6 +65,35 @@ def test_bpr_and_its_gradients_are_those_of_the_plain_form():
     plain = plain_bpr(*inputs, item[:, None] == negatives)
     torch.testing.assert_close(fused, plain)
     torch.testing.assert_close(gradients(fused, inputs), gradients(plain, inputs))
+
+
+@pytest.mark.parametrize("largest", [0.0, 64.0])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda *inputs, **more: losses.sampled_softmax(*inputs, temperature=0.7, log_q=LOG_Q, **more),
+        losses.bpr,
+        lambda *inputs, **more: losses.ccl(*inputs, margin=0.3, weight=5.0, **more),
+    ],
+)
+def test_biases_are_a_column_of_the_vectors(monkeypatch, loss, largest):
+    monkeypatch.setattr(losses, "LARGEST_EXPONENT", largest)
+    (user, positive, negative), (item, negatives) = vectors(10, 7), items(10, 7)
+    biases = tuple(torch.randn(count, dtype=torch.float64).requires_grad_() for count in (10, 7))
+    hits = losses.accidental_hits(item, negatives)
+    apart = loss(user, positive, negative, hits, biases=biases)
+    vectors_of_items = [torch.cat([rows, bias[:, None]], 1) for rows, bias in zip((positive, negative), biases, strict=True)]
+    within = loss(torch.cat([user, torch.ones(10, 1, dtype=torch.float64)], 1), *vectors_of_items, hits)
+    inputs = (user, positive, negative, *biases)
+    torch.testing.assert_close(apart, within)
+    torch.testing.assert_close(gradients(apart, inputs), gradients(within, inputs))
+
+
+def test_large_biases_do_not_overflow():
+    user, positive, negative = vectors(4, 7, dtype=torch.float32)
+    biases = (torch.full((4,), 200.0), torch.full((7,), 201.0))
+    nothing = losses.accidental_hits(torch.zeros(4).long(), torch.arange(1, 8))
+    assert losses.sampled_softmax(user, positive, negative, nothing, temperature=1.0, biases=biases).isfinite()
 
 
 def test_gbce_and_its_gradients_are_those_of_the_plain_form():
