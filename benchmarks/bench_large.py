@@ -24,7 +24,7 @@ import numpy as np
 from common import publish, spread, table
 from numpy.lib.format import open_memmap
 
-DIM, EVENTS, PIECE, USERS = 64, 20, 250_000, 10_000
+DIM, PIECE, USERS = 64, 250_000, 10_000
 NOISE = 0.5
 WARM = 10
 STEPS = ("vectors", "bundle", "serve")
@@ -124,13 +124,11 @@ def vectors(options: argparse.Namespace) -> dict[str, Any]:
 
 def bundle(options: argparse.Namespace) -> dict[str, Any]:
     """Build the index, write the bundle, and measure it, as `recsys export` does."""
-    from bench_open import catalogue
+    from bench_open import contents_of
 
-    from recsys.bundle.manifest import FoldIn
-    from recsys.bundle.write import BundleContents, write_bundle
+    from recsys.bundle.write import write_bundle
     from recsys.config import IndexConfig
     from recsys.retrieval import ann
-    from recsys.retrieval.fold_in import gram_of
     from recsys.retrieval.measure import measure
 
     items, began = np.load(options.folder / "items.npy", mmap_mode="r"), time.perf_counter()
@@ -138,21 +136,7 @@ def bundle(options: argparse.Namespace) -> dict[str, Any]:
     built, report = ann.build(items, indexed, IndexConfig(storage=options.storage))
     built_after = time.perf_counter() - began
     print(f"{time.strftime('%H:%M')} built after {built_after:.0f} s", flush=True)
-    contents = BundleContents(
-        model="mf",
-        items=catalogue(options.items),
-        popular=indexed,
-        users=USERS,
-        events=USERS * EVENTS,
-        blocks=users(options),
-        dataset="made",
-        item_vectors=items,
-        index=built,
-        report=report,
-        known_user="table",
-        fold_in=FoldIn(kind="ridge", parameters={"free": DIM, "weight": 0.1, "ridge": 1.0, "unit": 1}),
-        gram=gram_of(items, indexed),
-    )
+    contents = contents_of(items, built, report, USERS, users(options))
     write_bundle(options.folder / "bundles", "large", contents, finish=lambda made: measure(made, 1000))
     return {"build_seconds": built_after, "seconds": time.perf_counter() - began}
 
@@ -173,7 +157,6 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
     from recsys.retrieval.recommender import Recommender
     from recsys.retrieval.requests import Condition, Request
 
-    store.resolve(options.folder / "bundles")
     began = time.perf_counter()
     opened = open_bundle(store.resolve(options.folder / "bundles"))
     recommender = Recommender(opened)

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from common import publish, spread
 
 from recsys.bundle import store
-from recsys.bundle.manifest import FoldIn
+from recsys.bundle.manifest import FoldIn, IndexReport
 from recsys.bundle.users import UserBlock
 from recsys.bundle.write import BundleContents, write_bundle
 from recsys.config import IndexConfig
@@ -112,13 +112,22 @@ def write(root: Path, users: int, items: int) -> None:
     vectors = rng.standard_normal((items, DIM)).astype(np.float32)
     indexed = np.arange(items, dtype=np.int32)
     built, report = ann.build(vectors, indexed, IndexConfig())
-    contents = BundleContents(
+    contents = contents_of(vectors, built, report, users, blocks(users, items, rng))
+    write_bundle(root, "large", contents, finish=lambda bundle: measure(bundle, 200))
+
+
+def contents_of(
+    vectors: np.ndarray, built: Any, report: IndexReport, users: int, of_users: Iterable[UserBlock]
+) -> BundleContents:
+    """Of a made model with a table of users, all items indexed. built, report: as `ann.build` returns."""
+    indexed = np.arange(len(vectors), dtype=np.int32)
+    return BundleContents(
         model="mf",
-        items=catalogue(items),
+        items=catalogue(len(vectors)),
         popular=indexed,
         users=users,
         events=users * EVENTS,
-        blocks=blocks(users, items, rng),
+        blocks=of_users,
         dataset="made",
         item_vectors=vectors,
         index=built,
@@ -127,7 +136,6 @@ def write(root: Path, users: int, items: int) -> None:
         fold_in=FoldIn(kind="ridge", parameters={"free": DIM, "weight": 0.1, "ridge": 1.0, "unit": 1}),
         gram=gram_of(vectors, indexed),
     )
-    write_bundle(root, "large", contents, finish=lambda bundle: measure(bundle, 200))
 
 
 def catalogue(items: int) -> pa.Table:

@@ -1,6 +1,7 @@
 """What keeps a run's work: checkpoints after epochs and within them, word of how far it is, an ear for being asked to stop."""
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ AGREE_STEPS = 8
 """Workers agree on whether to write a checkpoint or to stop every so many steps: a message costs a small step's time."""
 PREEMPTION_SECONDS = 5.0
 CHECKPOINT = "checkpoint_"
+NAME = re.compile(rf"{CHECKPOINT}(\d{{5,}})_(\d{{7,}})")
 
 
 class Stopped(Exception):  # noqa: N818 - not a failure
@@ -149,8 +151,8 @@ def newest(folder: Path, told: str) -> Path | None:
     (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`), so one that was written just before a worker died is whole, and unknown to it.
     """
     names = [told, *(path.parent.name for path in folder.glob(f"{CHECKPOINT}*/{checkpoint.STATE_FILE}"))]
-    last = max(names)
-    place = [int(number) for number in last.removeprefix(CHECKPOINT).split("_")] if last else [-1, -1]
+    found = max(filter(None, map(NAME.fullmatch, names)), key=lambda match: match[0], default=None)  # not somebody's copy
+    place = [int(number) for number in found.groups()] if found else [-1, -1]
     epoch, step = collective.from_first(torch.tensor(place)).tolist()
     return folder / _name(epoch, step) if epoch >= 0 else None
 

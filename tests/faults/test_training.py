@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -57,15 +58,21 @@ def assert_same_end(ended: Ended, undisturbed: Ended) -> None:
         assert row["loss"] == pytest.approx(other["loss"])
 
 
-def test_t1_a_worker_killed_within_an_epoch_costs_one_interval_at_most(root, undisturbed):
-    training = start(root, "t1")
-    training.wait_until(lambda: training.is_at(2, 250))
+def without_a_worker(training: Training, undisturbed: Ended) -> tuple[Ended, dict[str, Any]]:
+    """Kill one of them behind step 200 of the second epoch. The end, and what the resume told."""
     training.breaks()
     training.workers()[-1].kill()
     ended = training.finish()
     assert_same_end(ended, undisturbed)
     (resume,) = ended.resumes()
     assert resume["epoch"] == 2 and resume["step"] >= 200
+    return ended, resume
+
+
+def test_t1_a_worker_killed_within_an_epoch_costs_one_interval_at_most(root, undisturbed):
+    training = start(root, "t1")
+    training.wait_until(lambda: training.is_at(2, 250))
+    ended, resume = without_a_worker(training, undisturbed)
     assert resume["lost_steps"] <= INTERVAL + 100  # the word of progress is half a second old
     assert f"{resume['lost_steps']} steps" in ended.err
 
@@ -74,12 +81,7 @@ def test_t1_a_checkpoint_that_ray_was_not_told_of_is_gone_on_from(root, undistur
     """Ray hears of one when it next asks its workers. One of them dies before that: what it wrote is as good as any."""
     training = start(root, "t1-untold", environment={"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "5"})
     training.wait_until(lambda: (training.run / "checkpoint_00001_0000200" / "state.json").exists())
-    training.breaks()
-    training.workers()[-1].kill()
-    ended = training.finish()
-    assert_same_end(ended, undisturbed)
-    (resume,) = ended.resumes()
-    assert resume["epoch"] == 2 and resume["step"] >= 200
+    ended, _ = without_a_worker(training, undisturbed)
     assert len(ended.checkpoints()) <= 3, "Ray was told of it later, and removes it in its turn"
 
 
