@@ -1,4 +1,4 @@
-"""Processes that tests start: ports for them, and their end with all that they started."""
+"""Processes that tests start: ports for them, what they started, and their end with all of that."""
 
 import contextlib
 import socket
@@ -15,6 +15,24 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def below(process: psutil.Process, words: str) -> list[psutil.Process]:
+    """What it started, and they started, whose command has these words. One that ends meanwhile is none."""
+    return [child for child in process.children(recursive=True) if words in command(child)]
+
+
+def command(process: psutil.Process) -> str:
+    """Its words, or none when it is gone or only waits to be collected."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie, too
+        return ""
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended, collected or not."""
+    return not command(process)
 
 
 def end(process: psutil.Process) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.processes import end, free_ports
+from tests.processes import below, end, free_ports
 
 
 class Service:
@@ -45,8 +45,7 @@ class Service:
 
     def named(self, title: str) -> list[psutil.Process]:
         """Processes of this service whose title holds these words."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in family if title in " ".join(process.cmdline())]
+        return below(psutil.Process(self.process.pid), title)
 
     def close(self) -> None:
         """At once, whether it runs or not."""

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from recsys.training import checkpoint
+from tests.processes import below
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -74,12 +75,11 @@ class Training:
 
     def workers(self) -> list[psutil.Process]:
         """Its training workers, by rank's age."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
+        return self.family("RayTrainWorker")
 
     def family(self, name: str) -> list[psutil.Process]:
         """Its processes whose command has `name`."""
-        return [c for c in psutil.Process(self.process.pid).children(recursive=True) if name in " ".join(c.cmdline())]
+        return below(psutil.Process(self.process.pid), name)
 
     def finish(self, seconds: float = 240) -> "Ended":
         """Its end."""

@@ -21,7 +21,7 @@ import torch
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
 from tests.faults.runner import Ended, Training
-from tests.processes import end, free_ports
+from tests.processes import below, end, free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -259,8 +259,7 @@ def wait_for_port(port: int) -> None:
 def wait_for_raylets(nodes: list[subprocess.Popen]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        families = [psutil.Process(node.pid).children(recursive=True) for node in nodes]
-        if all(any("raylet/raylet" in " ".join(child.cmdline()) for child in family) for family in families):
+        if all(below(psutil.Process(node.pid), "raylet/raylet") for node in nodes):
             time.sleep(3)  # to register
             return
         time.sleep(0.2)

@@ -15,6 +15,7 @@ from recsys.config import Config, load_config
 from recsys.errors import ConfigError, DataError
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
+from tests.processes import below
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_for_two")]
 
@@ -66,8 +67,7 @@ def test_a_worker_killed_mid_epoch_is_replaced_and_the_result_is_the_same(root, 
 
     def kill_once(epoch: int, step: int, steps: int) -> None:
         if epoch >= 2 and 0 < step < steps and not killed:
-            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-            workers[-1].send_signal(signal.SIGKILL)
+            below(psutil.Process(), "RayTrainWorker")[-1].send_signal(signal.SIGKILL)
             killed.append(step)
 
     def after_epoch(row: dict) -> None:

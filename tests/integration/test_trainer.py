@@ -28,6 +28,7 @@ from recsys.data.histories import Histories
 from recsys.errors import ConfigError, DataError
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
+from tests.processes import below
 
 pytestmark = pytest.mark.ray
 
@@ -176,7 +177,7 @@ def test_two_workers_see_every_event_once_an_epoch_and_end_bit_equal(root, datas
 
 
 def train_workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())]
+    return below(psutil.Process(), "RayTrainWorker")
 
 
 def test_a_worker_killed_mid_epoch_is_replaced_and_the_result_is_the_same(root, dataset, undisturbed):
