@@ -25,8 +25,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/recsys demo $(ARGS)
 
+# Whole services, clusters and browsers one after the other; all else two files at a time.
+APART := tests/integration tests/e2e
+
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(APART:%=--ignore %) tests $(ARGS)
+	$(BIN)/python -m pytest $(APART) $(ARGS)
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults tests/faults $(ARGS)

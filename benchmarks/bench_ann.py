@@ -194,7 +194,7 @@ def describe(figures: dict[str, Any], options: argparse.Namespace) -> str:
     won = (
         f"Ours beats exact search from {wins:,} items on."
         if (wins := figures["ann_wins_from"])
-        else "Exact search is the fastest at every size."
+        else "Exact search beats ours at every size."
     )
     return f"""
 `python benchmarks/bench_ann.py`: milliseconds a query, batches of {BATCH}, {options.threads} thread(s), {DIM} dimensions, in

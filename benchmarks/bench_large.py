@@ -90,15 +90,19 @@ def arguments() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The steps that are not done yet, then the page."""
+    """The steps that are not done yet, then the page. Raises SystemExit for a folder of other settings."""
     options.folder.mkdir(parents=True, exist_ok=True)
+    kept, asked = options.folder / "settings.json", {"items": options.items, "storage": options.storage, "runs": options.runs}
+    if kept.exists() and json.loads(kept.read_text()) != asked:
+        raise SystemExit(f"{options.folder}: holds steps of {kept.read_text()}. Give another --folder, or the same settings.")
+    kept.write_text(json.dumps(asked))
     environment = os.environ | {"RECSYS_CACHE": str(options.folder / "cache")}
     for step in STEPS:
         if not (options.folder / f"{step}.json").exists():
             print(f"{time.strftime('%H:%M')} {step}", flush=True)
             subprocess.run([sys.executable, __file__, "--step", step, *as_arguments(options)], check=True, env=environment)
     figures = {step: json.loads((options.folder / f"{step}.json").read_text()) for step in STEPS}
-    settings = {"items": options.items, "storage": options.storage, "runs": options.runs, "dim": DIM, "users": USERS}
+    settings = asked | {"dim": DIM, "users": USERS}
     publish("large", "Ten million items", describe(figures, options), figures, settings)
 
 

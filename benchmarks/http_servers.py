@@ -18,6 +18,7 @@ import orjson
 
 from recsys.bundle import store
 from recsys.bundle.read import open_bundle
+from recsys.errors import RequestError
 from recsys.retrieval.recommender import Answer, Recommender, Request
 
 BATCH = 64
@@ -53,9 +54,10 @@ class SameSearch:
 
     def __call__(self, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers = self.recommender.recommend([Request(user=question["user"], k=question["k"]) for question in questions])
-        return [self._answer(answer) for answer in answers if isinstance(answer, Answer)]
+        return [self._answer(answer) for answer in answers]
 
-    def _answer(self, answer: Answer) -> dict[str, Any]:
+    def _answer(self, answer: Answer | RequestError) -> dict[str, Any]:
+        assert isinstance(answer, Answer), answer
         pairs = zip(answer.items.tolist(), answer.scores.tolist(), strict=True)
         return {"items": [{"item_id": self.item_ids[item], "score": score} for item, score in pairs]}
 

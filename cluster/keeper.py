@@ -145,16 +145,22 @@ class Keeper:
 
 
 def newest(folder: Path, told: str) -> Path | None:
-    """The checkpoint to go on from: the newest whole one, as rank 0 sees it. Their names ascend. All workers ask.
+    """The checkpoint to go on from: the newest whole one, as rank 0 sees it. All workers ask.
 
-    told: the name of the newest that Ray knows of, "" for none. It asks its workers for what they reported now and then
-    (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`), so one that was written just before a worker died is whole, and unknown to it.
+    told: the name of the newest that Ray knows of, "" for none; it counts where rank 0 sees no whole one. Ray asks its workers
+    for what they reported now and then (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`), so one that was written just before a worker died
+    is whole, and unknown to it.
     """
-    names = [told, *(path.parent.name for path in folder.glob(f"{CHECKPOINT}*/{checkpoint.STATE_FILE}"))]
-    found = max(filter(None, map(NAME.fullmatch, names)), key=lambda match: match[0], default=None)  # not somebody's copy
-    place = [int(number) for number in found.groups()] if found else [-1, -1]
+    whole = filter(None, (_place(path.parent.name) for path in folder.glob(f"{CHECKPOINT}*/{checkpoint.STATE_FILE}")))
+    place = max(whole, default=_place(told) or (-1, -1))
     epoch, step = collective.from_first(torch.tensor(place)).tolist()
     return folder / _name(epoch, step) if epoch >= 0 else None
+
+
+def _place(name: str) -> tuple[int, int] | None:
+    """The epoch and step in a checkpoint's name. None for what is named otherwise, like somebody's copy."""
+    match = NAME.fullmatch(name)
+    return match and (int(match[1]), int(match[2]))
 
 
 def _name(epoch: int, step: int) -> str:
@@ -172,7 +178,8 @@ def _report(saved: Path, told: dict[str, Any]) -> None:
 
 
 def _remove_later(folder: Path, saved: str) -> None:
-    """Checkpoints after the one that is gone on from: they were never written to the end."""
+    """Checkpoints after the one that is gone on from ("": none): they were never written to the end. Somebody's copies stay."""
+    last = _place(saved) or (-1, -1)
     for path in folder.glob(f"{CHECKPOINT}*/"):
-        if path.is_dir() and path.name > saved:
+        if (place := _place(path.name)) and place > last:
             shutil.rmtree(path, ignore_errors=True)

@@ -169,7 +169,7 @@ def _ccl_block(logits_bN: Tensor, positive_b: Tensor, hits: tuple[Tensor, Tensor
 
 
 class _Task(NamedTuple):
-    """What besides the vectors makes up the logits: sharpness · u·v − log_q, and the rule that turns them into a loss."""
+    """What besides the vectors makes up the logits: sharpness · (u·v + bias) − log_q, and the rule that makes them a loss."""
 
     hits: Hits
     rule: Rule
@@ -263,16 +263,16 @@ class _Unit(torch.autograd.Function):
 
 @torch.no_grad()
 def _bound(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, biases: Biases | None, task: _Task) -> float:
-    """What no score is above, by the vectors' lengths. A GPU is not asked, as it would have to stop for the answer.
+    """What no score is beyond, either way, by the vectors' lengths. A GPU is not asked: it would have to stop for the answer.
 
-    Where it is small, exp cannot overflow, and two passes over the logits are saved: to find each row's maximum and to
-    take it off.
+    Where it is small, exp can neither overflow nor make all of a row zero, and two passes over the logits are saved: to find
+    each row's maximum and to take it off.
     """
     if user_BD.is_cuda or not len(user_BD) or not len(negative_ND):
         return math.inf
     users, *others = (float(torch.linalg.vector_norm(rows, dim=1).max()) for rows in (user_BD, positive_BD, negative_ND))
     rarest = min(float(log_q.min()) for log_q in task.log_q) if task.log_q else 0.0
-    largest = max(float(bias.max()) for bias in biases) if biases else 0.0
+    largest = max(float(bias.abs().max()) for bias in biases) if biases else 0.0
     return (users * max(others) + largest) * task.sharpness - rarest
 
 

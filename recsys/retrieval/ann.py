@@ -18,7 +18,7 @@ from recsys.config import IndexConfig
 from recsys.retrieval import indexes
 from recsys.retrieval.filters import contains
 from recsys.retrieval.indexes import Floats, Kind
-from recsys.retrieval.products import Float32Products, Int8Products
+from recsys.retrieval.products import Float32Products, Int8Products, Products
 from recsys.retrieval.topk import NOTHING, rescore, top_k
 
 AUDIT_K = 10
@@ -107,12 +107,19 @@ def audit(
     """
     k = min(AUDIT_K, len(indexed))
     never = np.setdiff1d(np.arange(len(item_vectors_ND), dtype=np.int32), indexed)
-    products = Int8Products(item_vectors_ND, indexed) if is_exact(report) else Float32Products(item_vectors_ND)
+    products = products_of(item_vectors_ND, indexed, report)
     exact_BK, exact_ms = _timed(lambda part: top_k(part, item_vectors_ND, k, never=never, products=products)[0], queries_BD)
     ann_BK, ann_ms = _timed(lambda part: search(index, report, part, candidates(report, k)), queries_BD)
     hits_B = [len(np.intersect1d(exact, ann)) / max(k, 1) for exact, ann in zip(exact_BK, ann_BK, strict=True)]
     measured = {"recall_at_10": float(np.mean(hits_B)), "recall_low": lower_bound(np.array(hits_B)), "users": len(queries_BD)}
     return report.model_copy(update=measured | {"ann_ms": ann_ms, "exact_ms": exact_ms})
+
+
+def products_of(item_vectors_ND: Floats, indexed: NDArray[np.int32], report: IndexReport) -> Products:
+    """What exact search multiplies by: bytes, which are held beside the vectors, where the catalogue is always searched as a
+    whole and they are the faster."""
+    by_bytes = is_exact(report) and item_vectors_ND.shape[1] <= Int8Products.WIDEST
+    return Int8Products(item_vectors_ND, indexed) if by_bytes else Float32Products(item_vectors_ND)
 
 
 def lower_bound(recalls_B: NDArray[np.float64]) -> float:

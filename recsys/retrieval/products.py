@@ -4,7 +4,7 @@ cannot be among the best is found without true ones.
 Shapes: B queries, N items, D dimensions, R items of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -26,8 +26,13 @@ AT_ONCE = 1 << 11  # items turned into bytes together, which takes little memory
 class Scores(Protocol):
     """What is told of some queries' scores, a block of items at a time."""
 
+    @property
+    def floors(self) -> Callable[[Floats], Floats] | None:
+        """[B] of what is told to [B] that true scores are not below; None where only true scores can say."""
+
     def block(self, first: int, last: int) -> Floats:
-        """[B, R] of the items from `first` until before `last`; the caller may change them until he asks again."""
+        """[B, R] of the items from `first`, a multiple of `rows`, to `last`, the block's end; the caller may change them until
+        he asks again."""
 
     def least(self, floors_B: Floats) -> Floats:
         """[B] what is told at least of a true score that reaches its query's floor."""
@@ -45,6 +50,9 @@ class Products(Protocol):
     @property
     def crowded(self) -> int | None:
         """Candidates of one query, more than which cost more than to ask `finer`; None where that cannot be."""
+
+    def suits(self, k: int) -> bool:
+        """Whether lists of `k` are not found sooner by `finer`."""
 
     @property
     def finer(self) -> "Products":
@@ -69,6 +77,10 @@ class Float32Products:
         """Items of a block, for so many queries."""
         return max(1, self.BLOCK // queries)
 
+    def suits(self, k: int) -> bool:
+        """All."""
+        return True
+
     def scores(self, queries_BD: Floats) -> Scores:
         """Of these queries."""
         return _Float32Scores(self._items_ND, queries_BD, rounding(queries_BD.shape[1]) * self._longest * _lengths(queries_BD))
@@ -88,8 +100,11 @@ class _Float32Scores:
             return np.ascontiguousarray((items_RD @ np.ascontiguousarray(self.queries.T)).T)
         return self.queries @ items_RD.T
 
+    def floors(self, told_B: Floats) -> Floats:
+        return _single(told_B - self.off - TINY)
+
     def least(self, floors_B: Floats) -> Floats:
-        return _single(floors_B - self.off - TINY)
+        return self.floors(floors_B)
 
 
 class Int8Products:
@@ -104,6 +119,9 @@ class Int8Products:
     """
 
     crowded = 1 << 10
+    # Beyond, single precision is as fast or faster (docs/log.md): long lists let many items through, which are scored one by
+    # one, and so do wide vectors, whose dimensions tell less and less while m grows with all of them.
+    LONGEST, WIDEST = 32, 256
     ROWS = 1 << 15
     ITEM = 127  # levels
     # Without VNNI, processors add up the products of two neighbouring dimensions in 16 bits that saturate (AVX2's vpmaddubsw):
@@ -130,6 +148,10 @@ class Int8Products:
     def rows(self, queries: int) -> int:
         """Items of a block, for so many queries."""
         return self._rows
+
+    def suits(self, k: int) -> bool:
+        """Short ones."""
+        return k <= self.LONGEST
 
     def scores(self, queries_BD: Floats) -> Scores:
         """Of these queries."""
@@ -174,6 +196,8 @@ class _Int8Scores:
     steps: Floats
     common: NDArray[np.float64]
     memory: Floats
+
+    floors = None
 
     def block(self, first: int, last: int) -> Floats:
         count = len(self.queries)

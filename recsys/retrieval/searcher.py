@@ -16,7 +16,6 @@ from recsys.bundle.read import Bundle
 from recsys.retrieval import ann
 from recsys.retrieval.audit import Audit
 from recsys.retrieval.filters import Items, bucket, compressed, contains, without
-from recsys.retrieval.products import Float32Products, Int8Products
 from recsys.retrieval.requests import ServedBy
 from recsys.retrieval.topk import NOTHING, order, top_k
 
@@ -70,9 +69,7 @@ class Searcher:
         self._listed_N = np.zeros(len(self._vectors_ND), bool)
         self._listed_N[self._indexed] = True
         self._told = _Told(_why_exact(bundle))
-        # Bytes beside the vectors are for catalogues that are always searched as a whole.
-        exact = ann.is_exact(self._report)
-        self._products = Int8Products(self._vectors_ND, self._indexed) if exact else Float32Products(self._vectors_ND)
+        self._products = ann.products_of(self._vectors_ND, self._indexed, self._report)
         self.audit = audit if self._told.why_exact is None else None
 
     def search(self, queries: Sequence[Query]) -> list[Found]:

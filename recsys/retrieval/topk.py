@@ -23,6 +23,7 @@ Seen = tuple[NDArray[np.int64], Items]
 NOTHING = -1  # pads a list that ran out of items; its score is -inf
 QUERIES = 64  # queries searched together
 LEAST_GROUPS = 512  # groups whose maxima give the first floor
+AT_ONCE = 1 << 18  # numbers of the vectors that are scored one by one: 8 MB with what that takes
 MOST_CANDIDATES = 1 << 16  # candidates kept before the floors are raised; of long lists more
 
 SIGN, LARGEST = np.uint32(1 << 31), np.uint32((1 << 32) - 1)  # bits of a float
@@ -50,6 +51,7 @@ def top_k(
     ids_BK = np.full((len(queries_BD), k), NOTHING, np.int32)
     scores_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
     products = products or Float32Products(items_ND)
+    products = products if products.suits(k) else products.finer
     for first in range(0, len(queries_BD) if k else 0, QUERIES):
         part = slice(first, first + QUERIES)
         chunk_BD = np.ascontiguousarray(queries_BD[part], np.float32)
@@ -175,8 +177,9 @@ class _Candidates:
         best_BG = scores_BR[:, : rows // groups * groups].reshape(count, -1, groups).max(axis=1)
         kth_B = np.partition(best_BG, groups - self._k, axis=1)[:, groups - self._k]
         kth_B[kth_B == -np.inf] = np.inf  # so few are none
-        queries, items, _ = _at(scores_BR, scores_BR >= kth_B[:, None], start)
-        return self._floors(queries, items)
+        if self._scores.floors is not None:
+            return np.where(kth_B == np.inf, np.float32(-np.inf), self._scores.floors(kth_B))
+        return self._floors(*_at(scores_BR, scores_BR >= kth_B[:, None], start))
 
     def _least(self) -> Floats:
         """[B] what must be told of an item. Never -inf, which is told of those that must not be in a list."""
@@ -187,20 +190,30 @@ class _Candidates:
         """Raise the floors, drop what cannot reach them, and all of the crowded queries."""
         assert self._floors_B is not None
         queries, items, scores = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
-        best = scores >= _kth_of_each(queries, scores, len(self._queries_BD), self._k)[queries]
-        self._floors_B = np.maximum(self._floors_B, self._floors(queries[best], items[best]))
+        self._floors_B = np.maximum(self._floors_B, self._floors(queries, items, scores))
         kept = scores >= self._least()[queries]
         self._is_crowded_B |= np.bincount(queries[kept], minlength=len(self._queries_BD)) > self._most
         kept &= ~self._is_crowded_B[queries]
         self._found, self._kept = [(queries[kept], items[kept], scores[kept])], int(kept.sum())
 
-    def _floors(self, queries: Places, items: Items) -> Floats:
-        """[B] the K-th best true score of each query's, -inf for a query with fewer."""
-        return _kth_of_each(queries, self._true(queries, items), len(self._queries_BD), self._k)
+    def _floors(self, queries: Places, items: Items, scores: Floats) -> Floats:
+        """[B] the K-th best true score of each query's, or what it is not below; -inf for a query with fewer."""
+        kth_B = self._kth(queries, scores)
+        if self._scores.floors is not None:
+            return np.where(kth_B == -np.inf, kth_B, self._scores.floors(kth_B))
+        best = scores >= kth_B[queries]
+        return self._kth(queries[best], self._true(queries[best], items[best]))
+
+    def _kth(self, queries: Places, scores: Floats) -> Floats:
+        return _kth_of_each(queries, scores, len(self._queries_BD), self._k)
 
     def _true(self, queries: Places, items: Items) -> Floats:
-        """Scores, each computed by itself."""
-        return rescore(self._queries_BD[queries], self._items_ND[items])
+        """Scores, each computed by itself, some at a time."""
+        scores, step = np.empty(len(items), np.float32), max(1, AT_ONCE // self._items_ND.shape[1])
+        for first in range(0, len(items), step):
+            part = slice(first, first + step)
+            scores[part] = rescore(self._queries_BD[queries[part]], self._items_ND[items[part]])
+        return scores
 
 
 def _at(scores_BR: Floats, mask_BR: NDArray[np.bool_], start: int) -> Found:

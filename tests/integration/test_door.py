@@ -90,7 +90,7 @@ def test_who_never_finishes_his_request_is_closed_and_nobody_else_waits(service:
         assert PATIENCE / 2 < time.monotonic() - began < 2 * PATIENCE
 
 
-def test_asked_to_stop_it_answers_what_is_under_way_and_takes_haproxy_with_it(folder: Path, service: Service) -> None:
+def test_asked_to_stop_it_ends_and_takes_haproxy_with_it(folder: Path, service: Service) -> None:
     """The last: the service is gone afterwards."""
     (door, *_) = doors(service)
     service.process.send_signal(signal.SIGTERM)

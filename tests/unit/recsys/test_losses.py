@@ -89,11 +89,18 @@ def test_biases_are_a_column_of_the_vectors(monkeypatch, loss, largest):
     torch.testing.assert_close(gradients(apart, inputs), gradients(within, inputs))
 
 
-def test_large_biases_do_not_overflow():
+@pytest.mark.parametrize("size", [200.0, -95.0, -200.0])
+def test_large_biases_neither_overflow_nor_vanish(size):
     user, positive, negative = vectors(4, 7, dtype=torch.float32)
-    biases = (torch.full((4,), 200.0), torch.full((7,), 201.0))
+    biases = (torch.full((4,), size), torch.full((7,), size + 1))
     nothing = losses.accidental_hits(torch.zeros(4).long(), torch.arange(1, 8))
-    assert losses.sampled_softmax(user, positive, negative, nothing, temperature=1.0, biases=biases).isfinite()
+    far = losses.sampled_softmax(user, positive, negative, nothing, temperature=1.0, biases=biases)
+    near = losses.sampled_softmax(
+        user, positive, negative, nothing, temperature=1.0, biases=(biases[0] - size, biases[1] - size)
+    )
+    torch.testing.assert_close(far, near, rtol=1e-4, atol=1e-4)
+    inputs = (user, positive, negative)
+    torch.testing.assert_close(gradients(far, inputs), gradients(near, inputs), rtol=1e-4, atol=1e-4)
 
 
 def test_gbce_and_its_gradients_are_those_of_the_plain_form():

@@ -1,5 +1,7 @@
 """Exact search against a sort of all scores in double precision."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,9 +44,15 @@ def searches(draw):
     return vectors[:users].astype(np.float32), vectors[users:].astype(np.float32), k, hidden, draw(st.booleans())
 
 
-@given(searches(), st.sampled_from(KINDS), st.sampled_from([64, 1000, 1 << 15]), st.sampled_from([1, 5, 1 << 10]))
+@given(
+    searches(),
+    st.sampled_from(KINDS),
+    st.sampled_from([64, 1000, 1 << 15]),
+    st.sampled_from([1, 5, 1 << 10]),
+    st.sampled_from([32, 320]),
+)
 @settings(max_examples=200, deadline=None)
-def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search, kind, rows, crowded):
+def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search, kind, rows, crowded, longest):
     queries, items, k, hidden, some_are_for_nobody = search
     never = np.arange(0, len(items), 3, dtype=np.int32) if some_are_for_nobody else None
     with pytest.MonkeyPatch.context() as patch:
@@ -52,6 +60,8 @@ def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search,
         patch.setattr(Int8Products, "ROWS", rows)
         patch.setattr(Float32Products, "BLOCK", rows)
         patch.setattr(Int8Products, "crowded", crowded)
+        patch.setattr(Int8Products, "LONGEST", longest)
+        patch.setattr(topk, "AT_ONCE", rows)
         ids_BK, scores_BK = top_k(queries, items, k, seen=compressed(hidden), never=never, products=kind(items))
     gone = set() if never is None else set(never.tolist())
     assert as_lists(ids_BK) == by_sorting(queries, items, k, [some | gone for some in hidden])
@@ -70,6 +80,21 @@ def test_a_list_does_not_depend_on_the_batch(kind):
         parts = [top_k(queries[first : first + size], items, 10, products=products) for first in range(0, 130, size)]
         assert (np.concatenate([ids for ids, _ in parts]) == together[0]).all()
         assert (np.concatenate([scores for _, scores in parts]) == together[1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_candidates_of_long_vectors_take_little_memory(kind):
+    """All items are alike, so that every one of them is a candidate: scored at once they would take 8 GB."""
+    queries, items = np.ones((64, 1024), np.float32), np.ones((8_000, 1024), np.float32)
+    products = kind(items)
+    tracemalloc.start()
+    try:
+        ids_BK, _ = top_k(queries, items, 10, products=products)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (ids_BK == np.arange(10)).all()
+    assert peak < 100 << 20
 
 
 def test_never_and_allowed_choose_the_items():
