@@ -116,10 +116,8 @@ def audit(
 
 
 def products_of(item_vectors_ND: Floats, indexed: NDArray[np.int32], report: IndexReport) -> Products:
-    """What exact search multiplies by: bytes, which are held beside the vectors, where the catalogue is always searched as a
-    whole and they are the faster."""
-    by_bytes = is_exact(report) and item_vectors_ND.shape[1] <= Int8Products.WIDEST
-    return Int8Products(item_vectors_ND, indexed) if by_bytes else Float32Products(item_vectors_ND)
+    """What exact search multiplies by: bytes, which are held beside the vectors, where the catalogue is always searched whole."""
+    return Int8Products(item_vectors_ND, indexed) if is_exact(report) else Float32Products(item_vectors_ND)
 
 
 def lower_bound(recalls_B: NDArray[np.float64]) -> float:

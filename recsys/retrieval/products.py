@@ -119,9 +119,9 @@ class Int8Products:
     """
 
     crowded = 1 << 10
-    # Beyond, single precision is as fast or faster (docs/log.md): long lists let many items through, which are scored one by
-    # one, and so do wide vectors, whose dimensions tell less and less while m grows with all of them.
-    LONGEST, WIDEST = 32, 256
+    # For longer lists single precision is as fast or faster (docs/log.md), as bytes let more items through, each of which is
+    # scored by itself; most so with wide vectors, whose last dimensions tell little while m grows with all of them.
+    LONGEST, WIDE, LONGEST_OF_WIDE = 32, 256, 16
     ROWS = 1 << 15
     ITEM = 127  # levels
     # Without VNNI, processors add up the products of two neighbouring dimensions in 16 bits that saturate (AVX2's vpmaddubsw):
@@ -151,7 +151,7 @@ class Int8Products:
 
     def suits(self, k: int) -> bool:
         """Short ones."""
-        return k <= self.LONGEST
+        return k <= (self.LONGEST if self._items_ND.shape[1] <= self.WIDE else self.LONGEST_OF_WIDE)
 
     def scores(self, queries_BD: Floats) -> Scores:
         """Of these queries."""
