@@ -116,7 +116,7 @@ def audit(
 
 
 def products_of(item_vectors_ND: Floats, indexed: NDArray[np.int32], report: IndexReport) -> Products:
-    """What exact search multiplies by: bytes, which are held beside the vectors, where the catalogue is always searched whole."""
+    """What exact search multiplies by: bytes, which are held beside the vectors, where all of it is always searched."""
     return Int8Products(item_vectors_ND, indexed) if is_exact(report) else Float32Products(item_vectors_ND)
 
 

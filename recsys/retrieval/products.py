@@ -19,6 +19,7 @@ Floats = NDArray[np.float32]
 EPS = np.finfo(np.float32).eps
 LARGEST = np.finfo(np.float32).max
 TINY = np.finfo(np.float32).tiny  # numbers below have fewer digits: their rounding is not in proportion to them
+SQUARES = 1e-20, 1e30  # of lengths, between which single precision says them nearly right
 FEW = 32  # for fewer queries than these, items × queries and a transposition are faster than queries × items
 AT_ONCE = 1 << 11  # items turned into bytes together, which takes little memory
 
@@ -66,7 +67,7 @@ class Float32Products:
     BLOCK = 1 << 19  # scores: 2 MB, which stay in the cache
 
     def __init__(self, items_ND: Floats) -> None:
-        self._items_ND, self._longest = items_ND, _lengths(items_ND).max(initial=0)
+        self._items_ND, self._longest = items_ND, _longest(items_ND)
 
     @property
     def finer(self) -> "Float32Products":
@@ -237,6 +238,14 @@ def _common(items_ND: Floats, indexed: NDArray[np.int32] | None) -> Floats:
         some_PD = items_ND[part if indexed is None else indexed[part]]
         low_D, high_D = np.minimum(low_D, some_PD.min(axis=0)), np.maximum(high_D, some_PD.max(axis=0))
     return np.where(low_D == high_D, low_D, np.float32(np.nan))
+
+
+def _longest(vectors_ND: Floats) -> float:
+    """How long one is at most, in single precision where squares have room there, which takes a quarter of the time."""
+    square = float(np.einsum("nd,nd->n", vectors_ND, vectors_ND).max(initial=0))
+    if SQUARES[0] < square < SQUARES[1]:
+        return float(square**0.5 * (1 + rounding(vectors_ND.shape[1])))
+    return float(_lengths(vectors_ND).max(initial=0))
 
 
 def _lengths(vectors_ND: Floats) -> NDArray[np.float64]:
