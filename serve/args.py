@@ -42,7 +42,7 @@ class ServeArgs(BaseModel):
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     ingress: Literal["ray", "haproxy"] = "ray"
-    """Who accepts connections: Ray's own proxy, or HAProxy: faster, but its status port 8404 listens on all interfaces."""
+    """Who accepts connections: Ray's own proxy, or HAProxy: faster, but its ports 8404 and 9101 listen on all interfaces."""
     replicas: int = Field(1, ge=1, le=1000)
     """Processes that answer; on one host they share the bundle's memory."""
     cpus: float = Field(1, gt=0)

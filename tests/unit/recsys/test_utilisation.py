@@ -1,9 +1,12 @@
 """How busy a worker is: nearly not while it sleeps, a thread's share while one thread works."""
 
 import time
+from types import SimpleNamespace
 
+import pytest
 import torch
 
+from recsys.training import utilisation
 from recsys.training.hardware import Hardware
 from recsys.training.utilisation import Utilisation
 
@@ -29,7 +32,15 @@ def test_sleeping_is_not_being_busy():
 
 def test_one_thread_that_works_is_at_most_a_quarter_of_four():
     assert 0 < share_of(spin, threads=4) <= 0.3
-    assert share_of(spin, threads=1) > 0.5
+
+
+@pytest.mark.parametrize(("threads", "share"), [(1, 0.4), (4, 0.1)])
+def test_it_is_seconds_of_the_process_over_those_of_its_threads(monkeypatch, threads, share):
+    clocks = SimpleNamespace(perf_counter=lambda: 3.0, process_time=lambda: 1.0)
+    monkeypatch.setattr(utilisation, "time", clocks)
+    busy = Utilisation(Hardware(torch.device("cpu"), torch.float32, threads))
+    clocks.perf_counter, clocks.process_time = lambda: 13.0, lambda: 5.0
+    assert busy.share() == pytest.approx(share)
 
 
 def test_a_gpu_is_asked_and_one_that_refuses_ends_nothing(monkeypatch):
