@@ -10,6 +10,7 @@ from recsys.config import (
     BLENDED,
     LOWER_IS_BETTER,
     MODEL_NAMES,
+    OF_HISTORIES,
     RANKING_METRICS,
     Config,
     check_model,
@@ -135,6 +136,10 @@ class Recipe(_Part):
         names = [part.name for part in self.parts]
         if self.parts and (self.variants or len(set(names)) < 2):
             raise ValueError("a blend has two parts or more, of different names, and is no variant")
+        if sum(part.config.model.name in OF_HISTORIES for part in self.parts) > 1:
+            raise ValueError(
+                f"a blend has one of {', '.join(OF_HISTORIES)} at most: each has an encoder, and a bundle holds one"
+            )
         for part in self.parts:
             model, metric = part.config.model, part.config.train.metric
             if model.name not in BLENDED or model.loss == "mse" or metric != self.config.train.metric:

@@ -6,6 +6,7 @@ taken only where users gain more than chance would have it.
 Shapes: U validation users of this worker, N items.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from recsys.training import collective
 
 # Standard errors of the mean gain: several are tried, and the best of them taken.
 SURE = 3.0
+LEAST = 10  # users, of whom something can be said
 
 # Users that are asked, of all workers together, or a few more: a gain that these do not show is none to have.
 ASKED = 20_000
@@ -102,11 +104,13 @@ def _best(before: Floats, worth: dict[float, Floats]) -> float | None:
 
 
 def _gain(gains: Floats) -> tuple[float, float]:
-    """Mean over all workers' users, and its standard error."""
+    """Mean over all workers' users, and its standard error, of which so few say nothing that it is infinite."""
     told = torch.tensor([float(len(gains)), gains.sum(), (gains**2).sum()], dtype=torch.float64)
     users, total, squares = collective.sum_over_ranks(told).tolist()
-    mean = total / max(users, 1.0)
-    return mean, (max(squares / max(users, 1.0) - mean**2, 0.0) / max(users, 1.0)) ** 0.5
+    if users < LEAST:
+        return total / max(users, 1.0), math.inf
+    mean = total / users
+    return mean, (max(squares / users - mean**2, 0.0) / (users - 1)) ** 0.5
 
 
 def _counted(share: Measures, half_lives: tuple[float, ...]) -> RecentCounts:

@@ -21,6 +21,7 @@ from cluster.tuning.space import Space, samples, trial_config
 from cluster.tuning.trials import Trial
 from cluster.tuning.watch import Watch, Watcher
 from recsys.config import Config
+from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
 
@@ -133,7 +134,9 @@ def _check_room(config: Config, at_once: int) -> None:
 
 
 def _refuse_impossible(space: Space, config: Config, manifest: DatasetManifest, dataset: Path, folder: Path) -> None:
-    """Raises what is wrong, where nothing that was drawn from the space can be trained."""
+    """Raises what is wrong, where nothing that was drawn from the space can be trained, or no trial chosen."""
+    if not manifest.segments[schema.VALID]:
+        raise DataError(f"{dataset}: holds nothing out for validation, so that no trial can be chosen. Prepare it with a part.")
     first: ConfigError | None = None
     for settings in samples(space, SAMPLED):
         try:

@@ -229,7 +229,7 @@ class TrainConfig(Section):
     """Threads a worker computes with; unset: its share of the cores."""
     metric: str = "ndcg@10"
     """Validation metric that chooses the best epoch: ndcg@k, hr@k, recall@k, mrr@k or rmse. bpmf: rmse."""
-    metric_ks: tuple[int, ...] = (10, 20)
+    metric_ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20), min_length=1)
     """Cut-offs at which ranking metrics are reported."""
     patience: int = Field(5, ge=1)
     """Stop after this many epochs without a better metric; the best weights are restored. sasrec,

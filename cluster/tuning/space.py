@@ -13,7 +13,7 @@ from recsys.errors import ConfigError
 
 SECTIONS = ("model", "train", "index")
 CHOSEN_BY_GOAL = ("train.metric", "train.metric_ks")
-DIGITS = 4
+DIGITS, GRID_DIGITS = 4, 12
 """Significant digits of a fraction that is tried: more would say nothing, and a recipe is to be read."""
 
 Value = str | int | float | bool | None
@@ -59,8 +59,9 @@ class Range(_Part):
         return isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step, int | None)
 
     def rounded(self, value: float) -> int | float:
-        """A drawn number as it is tried."""
-        return int(value) if self.whole else min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        """A drawn number as it is tried. On a grid it stays: Optuna takes no other back."""
+        digits = DIGITS if self.step is None else GRID_DIGITS
+        return int(value) if self.whole else min(max(float(f"{value:.{digits}g}"), self.low), self.high)
 
     def examples(self) -> Iterator[int | float]:
         """Some of the numbers, the ends included."""

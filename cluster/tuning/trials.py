@@ -97,12 +97,12 @@ def stopped(trial: Trial, measured: dict[int, float], goal: Goal) -> Trial:
 
 
 def as_toml(trial: Trial, base: Config, goal: Goal, *, tune: str) -> str:
-    """A file for `--config`: every setting of the trial that is not what its model has anyway."""
-    config = configured(base, trial.settings).model_dump(mode="json")
+    """A file for `--config`: what of the trial, its metric included, is not what its model has anyway."""
+    config = configured(base, {**trial.settings, "train.metric": goal.metric}).model_dump(mode="json")
     default = Config.model_validate({"model": {"name": config["model"]["name"]}}).model_dump(mode="json")
     speed = "" if trial.latency_ms is None else f", {trial.latency_ms:.2f} ms an answer (95th percentile)"
     lines = [f"# {tune}/{trial.name}: {goal.metric} {trial.goal:.4f} on validation{speed}."]
-    for section in SECTIONS:
+    for section in (*SECTIONS, "encoder"):
         changed = {key: value for key, value in config[section].items() if value != default[section][key]}
         if section == "model":
             changed = {"name": config["model"]["name"]} | changed

@@ -31,9 +31,13 @@ class Resampled:
     counts: Floats
 
     def interval(self, measure: Callable[[Floats, Floats], Floats]) -> Floats:
-        """[2, …]: where 95% of the resampled measures lie. measure: of sums [R, C] and users [R, 1], e.g. their ratio."""
+        """[2, …]: where 95% of the resampled measures lie. measure: of sums [R, C] and users [R, 1], e.g. their ratio.
+
+        Resamples that drew nobody, as happens where there are hardly any users, measure nothing and are left out.
+        """
         tail = (1 - LEVEL) / 2
-        found: Floats = np.quantile(measure(self.drawn, self.counts[:, None]), [tail, 1 - tail], axis=0)
+        some = self.counts > 0 if self.count else np.ones(len(self.counts), bool)
+        found: Floats = np.quantile(measure(self.drawn[some], self.counts[some, None]), [tail, 1 - tail], axis=0)
         return found
 
     def means(self) -> tuple[Floats, Floats]:

@@ -86,6 +86,7 @@ def test_drawn_numbers_are_short_and_stay_within():
     assert Range(low=0.001, high=0.1).rounded(0.0123456) == 0.01235
     assert Range(low=0.001, high=0.00123456).rounded(0.00123456) == 0.00123456
     assert Range(low=1, high=9).rounded(5) == 5
+    assert Range(low=0.00125, high=1.0, step=0.00125).rounded(0.71625) == 0.71625  # on the grid, or Optuna refuses it later
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "spaces").glob("*.toml")), ids=lambda path: path.stem)

@@ -63,6 +63,12 @@ def test_the_best_ones_settings_are_a_config_file_of_what_differs(tmp_path):
     ]  # fmt: skip
 
 
+def test_the_best_ones_settings_say_by_what_it_was_chosen_and_how_it_was_exported():
+    base = load_config(overrides=["encoder.storage=int8"])
+    text = trials.as_toml(PLANTED[2], base, Goal(metric="recall@20", latency_ms=5), tune="t")
+    assert 'metric = "recall@20"' in text.splitlines() and 'storage = "int8"' in text.splitlines()
+
+
 def test_the_table_says_which_were_too_slow():
     headers, rows = table(PLANTED, GOAL)
     assert headers == ("trial", "state", "ndcg@10", "epochs", "latency ms", "model.dim", "model.loss")

@@ -22,6 +22,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert np.all(held / 400 > 0.92) and np.all(held / 400 < 0.98)
 
 
+@pytest.mark.parametrize("users", [1, 2, 3])
+def test_resamples_that_draw_nobody_measure_nothing(users) -> None:
+    _, spread = resample(np.ones((1, users)), seed=0).means()
+    assert (spread == 1).all()
+    assert (resample(np.ones((1, 0)), seed=0).means()[1] == 0).all()
+
+
 def test_what_all_users_share_is_certain_and_differences_are_paired() -> None:
     noise = np.random.default_rng(0).random(500)
     means, (low, high) = resample(np.stack([np.full(500, 0.25), noise, noise + 0.1, noise + 0.1 - noise]), seed=0).means()
