@@ -111,8 +111,7 @@ def _check(opened: Sequence[Finished]) -> None:
 
 def _config(first: Config) -> Config:
     """What a blend needs to know: how it is measured, indexed and exported."""
-    trend = {"trend_days": first.model.trend_days, "trend_weight": first.model.trend_weight}
-    return first.model_copy(update={"model": ModelConfig(name="blend", **trend)})
+    return first.model_copy(update={"model": ModelConfig(name="blend")})
 
 
 def _is_done(folder: Path, told: dict[str, Any]) -> bool:
