@@ -111,7 +111,8 @@ def _check(opened: Sequence[Finished]) -> None:
 
 def _config(first: Config) -> Config:
     """What a blend needs to know: how it is measured, indexed and exported."""
-    return first.model_copy(update={"model": ModelConfig(name="blend")})
+    kept = first.model.model_fields_set & {"trend_days", "trend_weight"}
+    return first.model_copy(update={"model": ModelConfig(name="blend", **first.model.model_dump(include=kept))})
 
 
 def _is_done(folder: Path, told: dict[str, Any]) -> bool:

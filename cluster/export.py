@@ -116,7 +116,7 @@ def _refitted(run: Path, source: _Source, **told: Any) -> _Source:
 def _refit(run: Path, found: Finished, **told: Any) -> Path:
     """Train again on all events, a blend's runs one after the other. Returns the folder."""
     if PARTS in found.result:
-        parts = [Path(part["run"]) for part in found.result[PARTS]]
+        parts = [found.part(part["run"]) for part in found.result[PARTS]]
         refits = [_refit(part, open_finished(part, found.dataset), **told) for part in parts]
         return blend_of_refits(run, refits, f"{run.name}-refit")
     cluster = found.config.cluster.model_copy(update={"storage": str(run.parent)})

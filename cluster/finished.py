@@ -46,10 +46,10 @@ class Finished:
         if PARTS not in self.result:
             return best_model(self.folder, self.config, self.dataset, self.manifest, counts)
         told = [part for part in self.result[PARTS] if part["weight"]]  # one that did not help would only take up room
-        parts = [open_finished(self._part(part["run"]), self.dataset) for part in told]
+        parts = [open_finished(self.part(part["run"]), self.dataset) for part in told]
         return Blend([part.model(counts) for part in parts], [part["weight"] for part in told], counts).eval()
 
-    def _part(self, run: str) -> Path:
+    def part(self, run: str) -> Path:
         """Where it lay, or beside the blend: a folder of runs may have moved."""
         return Path(run) if Path(run).is_dir() else self.folder.parent / Path(run).name
 

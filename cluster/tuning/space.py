@@ -13,8 +13,10 @@ from recsys.errors import ConfigError
 
 SECTIONS = ("model", "train", "index")
 CHOSEN_BY_GOAL = ("train.metric", "train.metric_ks")
-DIGITS, GRID_DIGITS = 4, 12
+DIGITS = 4
 """Significant digits of a fraction that is tried: more would say nothing, and a recipe is to be read."""
+GRID_DIGITS = 12
+"""Of one on a grid, whose places may need more."""
 
 Value = str | int | float | bool | None
 Settings = dict[str, Value]

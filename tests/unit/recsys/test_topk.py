@@ -84,7 +84,7 @@ def test_a_list_does_not_depend_on_the_batch(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_candidates_of_long_vectors_take_little_memory(kind):
-    """All items are alike, so that every one of them is a candidate: scored at once they would take 8 GB."""
+    """All items are alike, so that every one of them is a candidate: scored at once they would take 12 GB."""
     queries, items = np.ones((64, 1024), np.float32), np.ones((8_000, 1024), np.float32)
     products = kind(items)
     tracemalloc.start()
