@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster import reading, runs, trends
-from cluster.finished import PARTS, Finished, open_finished
-from cluster.measuring import Here, measured
+from cluster.finished import PARTS, Finished, helping, open_finished
+from cluster.measuring import Here, every_nth, measured
 from recsys.config import BLENDED, LOWER_IS_BETTER, OF_HISTORIES, Config, ModelConfig
 from recsys.data import schema
 from recsys.data.histories import Histories
@@ -58,7 +58,7 @@ def blend(
     told: dict[str, Any] = {"dataset": str(opened[0].dataset), "fingerprint": opened[0].manifest.fingerprint}
     told |= {"refit_epochs": None, PARTS: [str(found.folder) for found in opened]}
     folder = storage.resolve() / runs.plain_name(name)
-    if _is_done(folder, told):
+    if _is_done(folder, told, opened):
         return folder
     here = Here(replace(opened[0], config=config))
     models = [found.model(here.item_counts) for found in opened]
@@ -69,10 +69,10 @@ def blend(
 
 
 def blend_of_refits(folder: Path, refits: Sequence[Path], name: str) -> Path:
-    """The same blend of refits of its runs, in their order, beside it. Returns its run folder; nothing is measured."""
+    """The same blend of refits of its `helping` runs, in order, beside it. Returns its run folder; nothing is measured."""
     result = runs.read_json(folder / runs.RESULT) or {}
     opened = [open_finished(refit) for refit in refits]
-    parts = [part | {"run": str(found.folder)} for part, found in zip(result[PARTS], opened, strict=True)]
+    parts = [part | {"run": str(found.folder)} for part, found in zip(helping(result), opened, strict=True)]
     made = folder.parent / name
     made.mkdir(exist_ok=True)
     kept = {name: value for name, value in result.items() if name not in ("random", "test_random")}
@@ -115,11 +115,13 @@ def _config(first: Config) -> Config:
     return first.model_copy(update={"model": ModelConfig(name="blend", **first.model.model_dump(include=kept))})
 
 
-def _is_done(folder: Path, told: dict[str, Any]) -> bool:
-    asked = runs.read_json(folder / runs.CONFIG)
+def _is_done(folder: Path, told: dict[str, Any], opened: Sequence[Finished]) -> bool:
+    """Not where a run was trained anew since, under its old name."""
+    asked, result = runs.read_json(folder / runs.CONFIG), runs.read_json(folder / runs.RESULT)
     if asked is not None and any(asked.get(key) != value for key, value in told.items()):
         raise ConfigError(f"{folder}: is another run. Give another --name.")
-    return (folder / runs.RESULT).is_file()
+    found = [part.result["metrics"] for part in opened]
+    return result is not None and [part["metrics"] for part in result[PARTS]] == found
 
 
 def _write(
@@ -234,13 +236,12 @@ class _Given:
 
 def _asked(here: Here) -> list[Histories]:
     """Users with train and validation events, spread over all of them."""
-    every = max(1, here.manifest.users // ASKED)
+    every = every_nth(here.manifest, ASKED)
     found = []
     for file in here.files:
         for histories in reading.stream_histories(here.dataset, file) if file.train_events else ():
-            has = (histories.valid_from > 0) & (histories.test_from > histories.valid_from)
-            if has.any():
-                found.append(histories.take(np.flatnonzero(has)[::every]))
+            asked = histories.having(schema.TRAIN).having(schema.VALID, every)
+            found += [asked] if len(asked) else []
     if not found:
         raise DataError(f"{here.dataset}: no user who is trained on has validation events, so that weights cannot be chosen.")
     return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cluster import runs
 from cluster.blending import blend_of_refits
-from cluster.finished import PARTS, Finished, open_finished
+from cluster.finished import PARTS, Finished, helping, open_finished
 from cluster.reading import arrivals, item_counts, trained_until
 from cluster.trainer import OnEpoch, OnNote, OnStep, train
 from recsys.bundle import store
@@ -84,8 +84,7 @@ def export(
     run = Path(run).resolve()
     name = store.plain(name or run.name)
     source = _open(run)
-    parts = [part["model"] for part in source.found.result.get(PARTS, ())]
-    _check_encoder(source.found.config.model, encoder or source.found.config.encoder, parts)
+    _check_encoder(_models(source.found), encoder or source.found.config.encoder)
     if refit and source.found.config.model.name != "popularity":
         source = _refitted(run, source, on_epoch=on_epoch, on_step=on_step, on_note=on_note)
     if refit:
@@ -116,7 +115,7 @@ def _refitted(run: Path, source: _Source, **told: Any) -> _Source:
 def _refit(run: Path, found: Finished, **told: Any) -> Path:
     """Train again on all events, a blend's runs one after the other. Returns the folder."""
     if PARTS in found.result:
-        parts = [found.part(part["run"]) for part in found.result[PARTS]]
+        parts = [found.part(part["run"]) for part in helping(found.result)]
         refits = [_refit(part, open_finished(part, found.dataset), **told) for part in parts]
         return blend_of_refits(run, refits, f"{run.name}-refit")
     cluster = found.config.cluster.model_copy(update={"storage": str(run.parent)})
@@ -205,15 +204,23 @@ def _measured(bundle: Bundle, *, compared: Compared, audit_users: int) -> dict[s
     return {"encoder": compared(bundle), **measure(bundle, audit_users)}
 
 
-def _check_encoder(model: ModelConfig, wanted: EncoderConfig, parts: Sequence[str] = ()) -> None:
-    """Raises ConfigError where a smaller encoder is asked for of a model, or of a blend of `parts`, that has none to shrink."""
-    names = parts or [model.name]
-    if wanted != EncoderConfig() and not any(getattr(MODELS[name], "fold_in", None) == "onnx" for name in names):
-        raise ConfigError(f"encoder.storage, encoder.pruned: {model.name} has no encoder. Leave them out.")
-    if wanted.pruned and model.name == "sasrec" and model.block == "hstu":
+def _models(found: Finished) -> list[ModelConfig]:
+    """Its settings, or those of each part of a blend that helps."""
+    if PARTS not in found.result:
+        return [found.config.model]
+    return [open_finished(found.part(part["run"]), found.dataset).config.model for part in helping(found.result)]
+
+
+def _check_encoder(models: Sequence[ModelConfig], wanted: EncoderConfig) -> None:
+    """Raises ConfigError where a smaller encoder is asked for of models none of which has one, or one that cannot be pruned."""
+    encoding = [model for model in models if getattr(MODELS[model.name], "fold_in", None) == "onnx"]
+    if wanted != EncoderConfig() and not encoding:
+        names = ", ".join(model.name for model in models)
+        raise ConfigError(f"encoder.storage, encoder.pruned: {names} has no encoder. Leave them out.")
+    if wanted.pruned and not any(model.name == "sasrec" and model.block == "transformer" for model in encoding):
         raise ConfigError(
-            "encoder.pruned: blocks of hstu have no feed-forward layers to prune. Leave it out, or train with "
-            "model.block=transformer."
+            f"encoder.pruned: the encoder of {encoding[0].name} has no feed-forward layers to prune. Leave it out, or train "
+            "sasrec with model.block=transformer."
         )
 
 

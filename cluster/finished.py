@@ -31,6 +31,11 @@ PARTS = "parts"
 """Of result.json: the runs that a blend is made of, with their weights."""
 
 
+def helping(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a blend's result its parts that have a weight: one that did not help would only take up time and room."""
+    return [part for part in result[PARTS] if part["weight"]]
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that has a result, and the dataset it learnt from."""
@@ -45,7 +50,7 @@ class Finished:
         """The model of its best epoch, or the blend of those it is made of. counts: [N] events of each item it learnt from."""
         if PARTS not in self.result:
             return best_model(self.folder, self.config, self.dataset, self.manifest, counts)
-        told = [part for part in self.result[PARTS] if part["weight"]]  # one that did not help would only take up room
+        told = helping(self.result)
         parts = [open_finished(self.part(part["run"]), self.dataset) for part in told]
         return Blend([part.model(counts) for part in parts], [part["weight"] for part in told], counts).eval()
 

@@ -111,7 +111,7 @@ class Here:
         for file in self.files:
             vectors = folded_in(model, self.item_counts) if file.role in (schema.VALID, schema.TEST) else None
             for histories in reading.stream_histories(self.dataset, file, self.border):
-                some = histories if every == 1 else histories.take(np.arange(0, len(histories), every))
+                some = histories if every == 1 else histories.having(segment, every)
                 found = self.rank(model, some, segment, user_vectors=vectors, trend=trend, keep_users=keep_users)
                 sums = found if sums is None else sums + found
         assert sums is not None, "a dataset has users"
@@ -129,6 +129,12 @@ class Here:
             ranked=candidates(listed_items(model, self.item_counts), self.item_counts, self.manifest.split),
             **more,
         )
+
+
+def every_nth(manifest: DatasetManifest, asked: int) -> int:
+    """Of users with validation events, so that about `asked` are left. How many there are nobody counted: no more than users,
+    nor than events."""
+    return max(1, min(manifest.users, manifest.segments[schema.VALID]) // asked)
 
 
 def measured(valid: RankingSums | None, test: RankingSums | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ prepare → train, which chooses the epoch on validation → refit on train and 
 measures test: it is read when a refit is done and nothing is left to choose. What is finished is not done again.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,7 +128,9 @@ class _Trial:
             told: dict[str, Any] = {"note": self.watcher.note, "progress": self.watcher.stage}
             folders = [each.folder for each in chosen]
             blended = blend(folders, self.folder / "runs", name=self.name, measure_test=False, **told)
-        refits = [self._refit(*each) for each in zip(self.configs, chosen, strict=True)]
+        result = runs.read_json(blended / runs.RESULT) if blended else None
+        used = [bool(part["weight"]) for part in result[PARTS]] if result else [True]
+        refits = [self._refit(*each) for each in itertools.compress(zip(self.configs, chosen, strict=True), used)]
         refit = blend_of_refits(blended, refits, f"{self.name}-refit") if blended else refits[0]
         found = evaluate(refit, protocol=self.recipe.protocol, segment=schema.TEST, progress=self.watcher.stage)
         report = {name: told for name, told in evaluate_report.as_json(found).items() if name != found.kind}
@@ -191,15 +194,17 @@ def _seconds(run: Path) -> float:
 
 
 def _keep_worth(path: Path, sums: RankingSums) -> None:
-    """Written before the trial's JSON, which is what says that a trial is done."""
+    """Written whole, and before the trial's JSON, which is what says that a trial is done."""
     users, ks = sums.users(), range(len(sums.ks))
     both: dict[str, Any] = {
         f"{name}@{sums.ks[k]}": np.stack([users.model[row, k], users.popularity[row, k]])
         for row, name in enumerate(metrics.RANKING)
         for k in ks
     }
-    with path.open("wb") as file:
+    begun = path.with_suffix(".begun")
+    with begun.open("wb") as file:
         np.savez_compressed(file, **both)
+    begun.replace(path)
 
 
 def _worth(path: Path) -> dict[str, NDArray[np.float64]]:

@@ -47,12 +47,17 @@ def _protocol(told: dict[str, Any]) -> str:
     folds = f" Folds {', '.join(told['folds'])} are prepared and trained apart." if told["folds"] else ""
     return (
         f"Protocol: split `{test['split']}`; {test['told']}. "
-        f"{test['users']:,} users and {test['events']:,} events are scored, {test['cold_events']:,} of them on items nobody "
-        f"trained on (misses);{_otherwise(told)} {test['strangers']:,} users without a train event are counted apart.{folds} "
+        f"{_of_fold(told)}{test['users']:,} users and {test['events']:,} events are scored, {test['cold_events']:,} of them "
+        f"on items nobody trained on (misses);{_otherwise(told)} {test['strangers']:,} users without a train event "
+        f"are counted apart.{folds} "
         "A run chooses the epoch on validation and never measures test. A second one begins anew and trains as many epochs on "
         "train and validation, at the same learning rates, and is scored on test once. "
         f"{_blended(told)}{told['about']}"
     ).strip()
+
+
+def _of_fold(told: dict[str, Any]) -> str:
+    return f"Of fold {told['folds'][0]} " if told["folds"] else ""
 
 
 def _blended(told: dict[str, Any]) -> str:

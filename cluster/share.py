@@ -240,7 +240,7 @@ class Share:
             # The model never trained on users held out by a split by user: their vectors come as they do when served.
             vectors = folded_in(model, self.catalogue.item_counts) if file.role in (schema.VALID, schema.TEST) else None
             for histories in reading.stream_histories(self.task.dataset, file, self.task.border):
-                some = histories if every == 1 else histories.take(np.arange(0, len(histories), every))
+                some = histories if every == 1 else histories.having(segment, every)
                 sums = sums + self._rank(model, some, segment, vectors, trend=trend, keep_users=keep_users)
                 self.alive()
         return sums.over_ranks()

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cluster import reading
-from cluster.measuring import Measures
+from cluster.measuring import Measures, every_nth
 from recsys.data import schema
 from recsys.data.recent import HALF_LIVES, RecentCounts
 from recsys.evaluation import metrics
@@ -87,7 +87,7 @@ class _Search:
 
     def _worth(self, name: str, model: Any, trend: Trend | None) -> Floats:
         """[U] of each user's list."""
-        every = max(1, self.share.manifest.users // ASKED)
+        every = every_nth(self.share.manifest, ASKED)
         sums = self.share.evaluate(model, schema.VALID, trend=trend, every=every, keep_users=True)
         self.tried[name] = sums.metrics()[self.metric]
         metric, _, k = self.metric.partition("@")

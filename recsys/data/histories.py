@@ -111,6 +111,11 @@ class Histories:
         valid, test = starts + self.valid_from, starts + self.test_from
         return {schema.TRAIN: (starts, valid), schema.VALID: (valid, test), schema.TEST: (test, ends)}[segment]
 
+    def having(self, segment: str, every: int = 1) -> "Histories":
+        """Only the users with events in a segment, or every so many of them."""
+        first, last = self.bounds(segment)
+        return self.take(np.flatnonzero(last > first)[::every])
+
     def segment(self, segment: str) -> "Histories":
         """Only the events of one segment; every user stays, possibly with none."""
         first, last = self.bounds(segment)

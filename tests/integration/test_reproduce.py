@@ -261,10 +261,11 @@ def test_variants_are_scored_on_the_same_users_and_nothing_is_trained_twice(root
     text = re.sub(r"\[goal\].*?\n\[", "[", text, flags=re.DOTALL).replace("[1, 2]", '[1]\nagainst = "least-squares"')
     path.write_text(text + VARIANTS)
 
+    trained = (work / "tiny" / "trials").is_dir()  # unless this test runs alone
     made = Recorder()
     mf, ials = reproduce(read_recipe(path), work, made)
     assert (mf["variant"], ials["variant"]) == ("mf", "least-squares") and mf["fingerprint"] == ials["fingerprint"]
-    assert made.epochs in (ials["epochs"] + ials["best_epoch"], sum(t["epochs"] + t["best_epoch"] for t in (mf, ials)))
+    assert made.epochs == sum(trial["epochs"] + trial["best_epoch"] for trial in ([ials] if trained else [mf, ials]))
     for trial in (mf, ials):
         assert trial["worth"]["hr@5"].shape == (2, trial["test"]["users"])
         figure = trial["test"]["metrics"]["ndcg@10"]

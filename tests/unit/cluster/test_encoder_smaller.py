@@ -125,9 +125,9 @@ def test_who_has_nothing_to_prune_is_told():
         pruned(build(ModelConfig(name="sasrec", dim=8, blocks=0), Catalogue(4, 5, np.ones(5, np.int64)), 0), 0.5)
     for name in ("mf", "popularity"):
         with pytest.raises(ConfigError, match=f"{name} has no encoder"):
-            _check_encoder(ModelConfig(name=name), EncoderConfig(storage="int8"))
-        _check_encoder(ModelConfig(name=name), EncoderConfig())
-    _check_encoder(ModelConfig(name="sasrec", block="transformer"), EncoderConfig(pruned=0.5))
-    _check_encoder(ModelConfig(name="sasrec"), EncoderConfig(storage="int8"))
+            _check_encoder([ModelConfig(name=name)], EncoderConfig(storage="int8"))
+        _check_encoder([ModelConfig(name=name)], EncoderConfig())
+    _check_encoder([ModelConfig(name="sasrec", block="transformer")], EncoderConfig(pruned=0.5))
+    _check_encoder([ModelConfig(name="ials"), ModelConfig(name="sasrec")], EncoderConfig(storage="int8"))
     with pytest.raises(ConfigError, match=r"model\.block=transformer"):
-        _check_encoder(ModelConfig(name="sasrec"), EncoderConfig(pruned=0.5))
+        _check_encoder([ModelConfig(name="ials"), ModelConfig(name="sasrec")], EncoderConfig(pruned=0.5))

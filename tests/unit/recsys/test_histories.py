@@ -29,5 +29,9 @@ def test_segments_put_end_to_end_are_the_whole_history():
         row = HISTORIES.item[HISTORIES.offsets[user] : HISTORIES.offsets[user + 1]]
         parts = [part.item[part.offsets[user] : part.offsets[user + 1]] for part in segments]
         np.testing.assert_array_equal(np.concatenate(parts), row)
+    for segment, part in zip(("train", "valid", "test"), segments, strict=True):
+        having = [HISTORIES.user[user] for user in range(len(HISTORIES)) if part.lengths[user]]
+        np.testing.assert_array_equal(HISTORIES.having(segment).user, having)
+        np.testing.assert_array_equal(HISTORIES.having(segment, 3).user, having[::3])
     shown = HISTORIES.until("test")
     np.testing.assert_array_equal(shown.lengths, HISTORIES.test_from)
