@@ -2,8 +2,8 @@
 
 python benchmarks/bench_smaller.py RUN [--student RUN ...] [--kind flat hnsw] [--users 500] [--runs 5]
 
-RUN: a finished run of a model with or without an encoder. --student: finished runs that learnt from it (`recsys train
---teacher RUN`), exported as they are.
+RUN: a finished run of a model with or without an encoder. --student: smaller finished runs that learnt from it (`recsys train
+--teacher RUN`), and such that did not, exported as they are.
 """
 
 import argparse
@@ -78,8 +78,9 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
             Variant(name, options.run, ["index.kind=flat", *more]) for name, more in ENCODERS.items() if fits(options.run, more)
         )
     for student in options.student:
-        model = settings_of(student)["model"]
-        yield Variant(f"student {student.name}: {model['dim']} × {model['blocks']}", student, ["index.kind=flat"])
+        model, teacher = settings_of(student)["model"], (runs.read_json(student / runs.RESULT) or {}).get("teacher")
+        name = f"{'student' if teacher else 'no teacher'}: {model['dim']} × {model['blocks']}"
+        yield Variant(name, student, ["index.kind=flat"])
 
 
 def fits(run: Path, settings: list[str]) -> bool:
@@ -201,7 +202,7 @@ user after the other, one thread, {options.users} users {options.runs} times, al
 *by index*: lists that the index made; the others were exact, since a user's history was too long for it or it missed too much
 at its audit. *cosine*: of the encoder's vectors with those of the whole model. A flat index of whole vectors is never
 asked: exact search is. Bundles hold the whole vectors beside the index, to rescore the head of each list; the index is what is
-searched.
+searched. *student*: a smaller model, dimensions × blocks, that learnt from the full one; *no teacher*: the same that did not.
 """
 
 

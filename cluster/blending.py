@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cluster import reading, runs, trends
 from cluster.finished import PARTS, Finished, helping, open_finished
-from cluster.measuring import Here, every_nth, measured
+from cluster.measuring import LATELY, Here, every_nth, measured, popular_lately
 from recsys.config import BLENDED, LOWER_IS_BETTER, OF_HISTORIES, Config, ModelConfig
 from recsys.data import schema
 from recsys.data.histories import Histories
@@ -75,7 +75,7 @@ def blend_of_refits(folder: Path, refits: Sequence[Path], name: str) -> Path:
     parts = [part | {"run": str(found.folder)} for part, found in zip(helping(result), opened, strict=True)]
     made = folder.parent / name
     made.mkdir(exist_ok=True)
-    kept = {name: value for name, value in result.items() if name not in ("random", "test_random")}
+    kept = {name: value for name, value in result.items() if name not in ("random", "test_random", *LATELY.values())}
     told = {**kept, **measured(None, None), PARTS: parts, "refit": True, "trained_until": opened[0].result["trained_until"]}
     asked = runs.read_json(folder / runs.CONFIG) or {}
     epochs = opened[0].result["epochs"]
@@ -140,6 +140,7 @@ def _write(
     valid = here.evaluate(blended, schema.VALID, trend=trend)
     tests = measure_test and here.manifest.segments[schema.TEST] > 0
     test = here.evaluate(blended, schema.TEST, trend=trend) if tests else None
+    lately = popular_lately(here, blended, trend, schema.VALID, *([schema.TEST] if tests else []))
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / runs.CONFIG, {**told, "config": here.config.model_dump(mode="json")})
     parts = [
@@ -147,7 +148,8 @@ def _write(
         for found, weight in zip(opened, weights, strict=True)
     ]
     runs.write_json(
-        folder / runs.RESULT, _result(here, valid, test) | {"trend": chosen, PARTS: parts, "weighing_seconds": taken}
+        folder / runs.RESULT,
+        _result(here, valid, test) | lately | {"trend": chosen, PARTS: parts, "weighing_seconds": taken},
     )
     return folder
 

@@ -110,9 +110,10 @@ def prepare(
 ) -> None:
     """Turn raw files into a dataset folder."""
     from cluster.append import append as grow
-    from cluster.outcome import print_counts
+    from cluster.outcome import print_counts, print_prepared
     from cluster.prepare import make, recognised
     from cluster.session import session
+    from recsys.data.dataset import fingerprint_of
     from recsys.data.forget import read_ids
     from recsys.data.summary import summarise
 
@@ -122,12 +123,15 @@ def prepare(
     users = read_ids(forget) if forget is not None else []
     place = dataset.absolute()  # `.` would name the folder that was replaced
     source = recognised(sources or (), dataset, settings.data) if append is None else None  # told before Ray starts
+    before = fingerprint_of(dataset)
     with console.ProgressView() as view, session(settings.cluster):
         if append is not None:
             grow(append, sources or (), dataset, settings.data, view.stage, forget=users, keep_parsed=keep_parsed)
         elif source is not None:
             make(source, dataset, settings.data, view.stage, forget=users, keep_parsed=keep_parsed)
-    print_counts(dataset, summarise(place))
+    summary = summarise(place)
+    print_counts(dataset, summary)
+    print_prepared(summary, replaced=before not in (None, fingerprint_of(place)))
     console.say(f"Next: recsys train {dataset}")
 
 
@@ -348,7 +352,7 @@ def reproduce(
 def recommend(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")],
     user: Annotated[list[str], typer.Option("--user", help="A user's id; may be repeated.")],
-    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many items.")] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many items.")] = 10,
     mode: Annotated[str, typer.Option(help="auto, ann or exact.")] = "auto",
     filter_: Annotated[
         str, typer.Option("--filter", help="JSON: what items must have in their columns, as in the service.")
@@ -373,7 +377,7 @@ def recommend(
 def score(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")],
     out: Annotated[Path, typer.Option("--out", help="The folder of parquet files to make.")],
-    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="How many items a user.")] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many items a user.")] = 10,
     mode: Annotated[str, typer.Option(help="auto, ann or exact.")] = "auto",
     config: ConfigOption = None,
     set_: SetOption = None,

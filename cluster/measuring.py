@@ -18,7 +18,10 @@ from recsys.evaluation import ranking
 from recsys.evaluation.candidates import candidates
 from recsys.evaluation.sums import RankingSums
 from recsys.models.base import listed_items
+from recsys.models.popularity import Popularity
 from recsys.models.trend import Trend
+
+LATELY = {schema.VALID: "lately", schema.TEST: "test_lately"}
 
 
 class Measures(Protocol):
@@ -148,6 +151,15 @@ def measured(valid: RankingSums | None, test: RankingSums | None) -> dict[str, A
         "people": {name: sums.people() for name, sums in ((schema.VALID, valid), (schema.TEST, test)) if sums},
         "strangers": test.stranger_metrics() if test else {},
     }
+
+
+def popular_lately(share: Measures, model: Any, trend: Trend | None, *segments: str) -> dict[str, dict[str, float]]:
+    """What result.json says of the popular list that follows the trend, which strangers get and a model must beat: `lately` on
+    validation, `test_lately`. Nothing without a trend, or of that list itself."""
+    if trend is None or isinstance(model, Popularity):
+        return {}
+    popular = Popularity(share.item_counts)
+    return {LATELY[segment]: share.evaluate(popular, segment, trend=trend).metrics() for segment in segments}
 
 
 def _by_chance(**sums: RankingSums | None) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import console
-from cluster.report import bundle_rows, no_better_than_popularity, run_columns, trend_line
+from cluster.report import begun_line, bundle_rows, no_better_than_popularity, run_columns, trend_line
 from recsys.errors import ConfigError
 
 
@@ -13,12 +13,24 @@ def print_counts(dataset: Path, summary: Any) -> None:
     console.print_rows(f"Dataset {dataset}", ("what", "value"), summary.rows(), right=("value",))
 
 
+def print_prepared(summary: Any, *, replaced: bool) -> None:
+    """What a dataset's counts do not say. replaced: another one had its name."""
+    if replaced:
+        console.say("It replaces another dataset of this name, whose runs can now neither be measured nor exported.")
+    if summary.first_time is None and summary.split == "leave_last_out":
+        console.say(
+            "Without times a user's last event is his last in the files. If they have any: --set data.time_column=NAME."
+        )
+
+
 def print_run(result: Any, metric: str) -> None:
     """What came of a run, and what to do next. metric: the one that chose its best epoch."""
     if result.already_finished:
         console.say("This run had finished before; here is what came of it. Another --name, seed or setting makes a new one.")
     if result.resumed_from:
         console.say(f"Resumed after epoch {result.resumed_from}.")
+    if (line := begun_line(result.folder)) is not None:
+        console.say(line)
     title = f"Run {result.folder}: best epoch {result.best_epoch} of {result.epochs}"
     console.print_metrics(title, run_columns(result.folder))
     if (line := trend_line(result.folder)) is not None:

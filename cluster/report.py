@@ -8,19 +8,32 @@ from recsys.bundle.manifest import MANIFEST_FILE, EncoderReport, Manifest
 
 
 def run_columns(run: Path) -> dict[str, dict[str, float]]:
-    """Columns of metrics of a finished run: the model and popularity, on validation and on test; for cold items chance, too."""
+    """Columns of metrics of a finished run: the model and popularity, on validation and on test; where its lists follow a trend
+    the popular list that does so, too, for cold items chance."""
     result = json.loads((run / "result.json").read_bytes())
     # The list of the most watched lately, and beside it that of the most watched ever.
     ours = "popular lately" if result["model"] == "popularity" and result.get("trend") else result["model"]
     columns = {
         f"{ours} (validation)": result["metrics"],
         "popularity (validation)": result["popularity"],
+        "popular lately (validation)": result.get("lately") or {},
         "random (validation)": result.get("random") or {},
         f"{ours} (test)": result.get("test") or {},
         "popularity (test)": result.get("test_popularity") or {},
+        "popular lately (test)": result.get("test_lately") or {},
         "random (test)": result.get("test_random") or {},
     }
     return {name: values for name, values in columns.items() if values}
+
+
+def begun_line(run: Path) -> str | None:
+    """Of a run that began from another how much of it that one knew, by ids; None of others."""
+    path = run / "environment.json"
+    told = json.loads(path.read_bytes()) if path.is_file() else {}
+    if "begun_from" not in told:
+        return None
+    known = ", ".join(f"{count:,} {name}s" for name, count in told["known_to_rank_0"].items())
+    return f"Began from {told['begun_from']}, which knows {known} of the same ids: right where both datasets number alike."
 
 
 def trend_line(run: Path) -> str | None:
@@ -40,10 +53,13 @@ def trend_line(run: Path) -> str | None:
 
 
 def no_better_than_popularity(run: Path, metric: str) -> bool:
-    """Whether a learnt model's metric (on test if there is one, else on validation) is not above popularity's."""
+    """Whether a learnt model's metric (on test if there is one, else on validation) is not above popularity's, or that of what
+    is popular lately."""
     result = json.loads((run / "result.json").read_bytes())
-    ours, theirs = result.get("test") or result["metrics"], result.get("test_popularity") or result["popularity"]
-    return bool(result["model"] != "popularity" and metric in ours and metric in theirs and ours[metric] <= theirs[metric])
+    on = "test_" if result.get("test") else ""
+    ours, popular = result["test" if on else "metrics"], [result.get(f"{on}{kind}") or {} for kind in ("popularity", "lately")]
+    learnt = result["model"] != "popularity" and metric in ours
+    return learnt and any(ours[metric] <= theirs[metric] for theirs in popular if metric in theirs)
 
 
 def bundle_rows(folder: Path) -> list[tuple[str, Any]]:

@@ -25,6 +25,7 @@ CONFIG, ENVIRONMENT, METRICS, PROGRESS = "config.json", "environment.json", "met
 CURVES, RESULT, BEST = "curves.png", "result.json", "best"
 STOP, RESUMES, WARNINGS, LOCK = "stop", "resumes.jsonl", "warnings.jsonl", ".lock"
 
+CALLED = {"fingerprint": "another dataset, or prepared anew with other content: fingerprint"}
 LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "pandas", "faiss-cpu")
 
 
@@ -205,6 +206,12 @@ def learning_rates(folder: Path, epochs: int) -> tuple[float, ...] | None:
     return tuple(rates[epoch] for epoch in range(1, epochs + 1))
 
 
+def dimensions(folder: Path) -> int | None:
+    """Of a run's vectors; None where no run is."""
+    found: int | None = ((read_json(folder / CONFIG) or {}).get("config") or {}).get("model", {}).get("dim")
+    return found
+
+
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Replace metrics.jsonl."""
     staged = folder / f".{METRICS}"
@@ -228,7 +235,7 @@ def _refuse_another(folder: Path, saved: dict[str, Any], told: dict[str, Any], c
 
     decisive = dict.fromkeys(("fingerprint", "refit_epochs", "begun_from")) | USUAL
     pairs = {name: (saved.get(name, usual), told.get(name, usual)) for name, usual in decisive.items()}
-    changed = [f"{name}: {before} → {now}" for name, (before, now) in pairs.items() if before != now]
+    changed = [f"{CALLED.get(name, name)}: {before} → {now}" for name, (before, now) in pairs.items() if before != now]
     changed += differences(saved["config"], config)
     if changed:
         raise ConfigError(

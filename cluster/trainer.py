@@ -81,8 +81,8 @@ def train(
     dataset = Path(dataset).resolve()
     manifest = read_manifest(dataset)
     check(manifest, config, dataset)
-    config = settled(config, manifest.users)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
+    config = settled(config, manifest.users, manifest.items, runs.dimensions(begin_from) if begin_from is not None else None)
     teacher = Path(teacher).resolve() if teacher is not None else None
     rates = None if refit_rates is None else tuple(refit_rates)
     more = unusual(refit_until=refit_until, refit_rates=rates, measure_test=measure_test, teacher=teacher)

@@ -1,6 +1,7 @@
 """All settings, typed and documented: one TOML file and `--set section.key=value`."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ BLENDED = ("mf", "ials", "spectral", "sasrec", "two_tower")
 
 # Models that are fed whole users. A step is so many of them, of the others so many positives, where nothing is set.
 OF_HISTORIES = ("sasrec", "two_tower")
+EACH_DIMENSION, LEAST_DIMENSIONS, MOST_DIMENSIONS = 32, 8, 256  # users or items, of spectral
 LEAST_USERS, MOST_USERS, LEAST_STEPS, POSITIVES = 8, 128, 40, 4096
 
 # What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
@@ -56,7 +58,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"learning_rate": 0.001, "epochs": 100, "patience": 10, "plateau_patience": 4},
     },
     "ials": {"model": {"loss": "squares"}, "train": {"epochs": 16, "patience": 3}},
-    "spectral": {"model": {"loss": "squares", "dim": 256}, "train": {"epochs": 8, "patience": 2}},
+    "spectral": {"model": {"loss": "squares"}, "train": {"epochs": 8, "patience": 2}},
     "bpmf": {"model": {"loss": "mse", "dim": 12}, "train": {"epochs": 12, "patience": 4, "metric": "rmse"}},
 }
 
@@ -128,7 +130,8 @@ class ModelConfig(Section):
     name: str = "mf"
     """Which model: popularity, mf, ials, spectral, bpmf, sasrec or two_tower."""
     dim: int = Field(64, ge=1)
-    """Dimensions of a user and an item vector, before biases. spectral: 256; bpmf: 12, in each chain."""
+    """Dimensions of a user and an item vector, before biases. bpmf: 12, in each chain; spectral, if unset: a 32nd of the users
+    or of the items, whichever are fewer, as the next power of two from 8 to 256."""
     loss: Literal["softmax", "bpr", "ccl", "gbce", "mse", "squares"] = "softmax"
     """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf, bpmf) learns ratings; squares
     (ials, spectral) has 1 as the score of what was watched and 0, of a weight, of all else."""
@@ -228,7 +231,7 @@ class TrainConfig(Section):
     threads: int | None = Field(None, ge=1)
     """Threads a worker computes with; unset: its share of the cores."""
     metric: str = "ndcg@10"
-    """Validation metric that chooses the best epoch: ndcg@k, hr@k, recall@k, mrr@k or rmse. bpmf: rmse."""
+    """Validation metric that chooses the best epoch: ndcg@k, hr@k, recall@k, mrr@k or rmse. Of ratings (mse): rmse."""
     metric_ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20), min_length=1)
     """Cut-offs at which ranking metrics are reported."""
     patience: int = Field(5, ge=1)
@@ -363,6 +366,8 @@ class Config(Section):
             return values
         given = {name: _given(values.get(name)) for name in Config.model_fields}
         suited = SUITED.get(str(given["model"].get("name")), {})
+        if given["model"].get("loss") == "mse":
+            suited = {**suited, "train": {**suited.get("train", {}), "metric": "rmse"}}
         return {**values, **{section: own | given[section] for section, own in suited.items()}}
 
 
@@ -382,10 +387,23 @@ def batch_size(config: Config, users: int) -> int:
     return max(LEAST_USERS, min(MOST_USERS, users // LEAST_STEPS))
 
 
-def settled(config: Config, users: int) -> Config:
-    """With what was left to the dataset, so that a run's settings are whole."""
+def dimensions(config: Config, users: int, items: int) -> int:
+    """`model.dim`, or of spectral what suits a dataset of so many users and items: more dimensions than these have to tell are
+    noise (docs/log.md, "Dimensions of spectral")."""
+    if config.model.name != "spectral" or "dim" in config.model.model_fields_set:
+        return config.model.dim
+    wanted = math.ceil(min(users, items) / EACH_DIMENSION)
+    return max(LEAST_DIMENSIONS, min(MOST_DIMENSIONS, 1 << (wanted - 1).bit_length()))
+
+
+def settled(config: Config, users: int, items: int, dim: int | None = None) -> Config:
+    """With what was left to the dataset, so that a run's settings are whole. dim: of the run that it begins from, which fits
+    no other."""
     train = config.train.model_copy(update={"batch_size": batch_size(config, users)})
-    return config.model_copy(update={"train": train})
+    suits = dimensions(config, users, items)
+    if dim is not None and "dim" not in config.model.model_fields_set:
+        suits = dim
+    return config.model_copy(update={"train": train, "model": config.model.model_copy(update={"dim": suits})})
 
 
 def _given(section: Any) -> dict[str, Any]:

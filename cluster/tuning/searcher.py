@@ -80,6 +80,7 @@ class Trials(Searcher):
             "config": config.model_dump(mode="json"),
             "metric": self.space.goal.metric,
             "exports": self.space.exports,
+            "latency_ms": self.space.goal.latency_ms,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

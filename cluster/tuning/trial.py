@@ -19,7 +19,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def run(given: dict[str, Any]) -> None:
-    """The function Ray Tune runs. given: dataset, run (its name), config, metric, exports."""
+    """The function Ray Tune runs. given: dataset, run (its name), config, metric, exports, latency_ms."""
     from ray import tune
 
     config = Config.model_validate(given["config"])
@@ -31,7 +31,8 @@ def attempt(dataset: Path, config: Config, given: dict[str, Any], report: Report
     """Train, and tell the fields of Trial that came of it. What goes wrong with one trial is told too, and stops no other;
     a dataset that cannot be read is `fatal`."""
     try:
-        return measured(_trained(dataset, config, given["run"], report), config, given["metric"], given["exports"])
+        run = _trained(dataset, config, given["run"], report)
+        return measured(run, config, given["metric"], exports=given["exports"], limit=given["latency_ms"])
     except Interrupted:
         return {"state": STOPPED}
     except ConfigError as error:  # settings that do not go together
@@ -45,11 +46,12 @@ def _trained(dataset: Path, config: Config, name: str, report: Report) -> RunRes
     return train(dataset, config, name=name, on_epoch=report, measure_test=False)
 
 
-def measured(run: RunResult, config: Config, metric: str, exports: bool) -> dict[str, Any]:
-    """What a finished run is worth. exports: by the lists of its bundle, which is made for that and thrown away."""
+def measured(run: RunResult, config: Config, metric: str, *, exports: bool, limit: float | None) -> dict[str, Any]:
+    """What a finished run is worth. exports: by the lists of its bundle, which is made for that and thrown away; limit: the
+    milliseconds that an answer may take."""
     told = {"state": FINISHED, "epochs": run.epochs, "best_epoch": run.best_epoch}
     if not exports:
         return told | {"goal": run.metrics[metric], "latency_ms": None}
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=run.folder.parent) as folder:
         bundle = served.exported(run.folder, Path(folder), config)
-        return told | {"goal": served.metric(bundle, metric), "latency_ms": served.latency(bundle)}
+        return told | {"goal": served.metric(bundle, metric), "latency_ms": served.latency(bundle, limit)}

@@ -110,6 +110,14 @@ class DatasetManifest(_Part):
         return [file for file in self.user_files if not roles or file.role in roles]
 
 
+def fingerprint_of(folder: Path) -> str | None:
+    """Of a dataset folder; None where none is, or none of this release."""
+    try:
+        return read_manifest(folder).fingerprint
+    except DataError:
+        return None
+
+
 def read_manifest(folder: Path) -> DatasetManifest:
     """Open `dataset.json`. Raises DataError where there is none, or it is of another version or cut."""
     path = folder / schema.DATASET_FILE

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest
+from recsys.data.sources.values import NOT_UTF8
 from recsys.errors import ConfigError, DataError
 
 STAGING = ".staging"
@@ -93,8 +94,14 @@ def check_rejects(dataset: Path, staging: Path, rows: int, rejects: dict[str, in
         f"{first['file']}, {place} {first['position']}: {first['reason']}: {first['raw'][:200]!r}.\n"
         f"  {bad:,} of {rows:,} rows were bad ({bad / rows:.2%}, limit {limit:.2%}): "
         f"{', '.join(f'{count:,} {reason}' for reason, count in sorted(rejects.items()))}.\n"
-        f"  See {kept}/; raise the limit with --set data.max_bad_rows=0.05"
+        f"  See {kept}/; {_remedy(first['reason'])}"
     )
+
+
+def _remedy(reason: str) -> str:
+    if reason == NOT_UTF8:
+        return "where that is no damage but another encoding: --set data.encoding=latin-1"
+    return "raise the limit with --set data.max_bad_rows=0.05"
 
 
 @contextmanager

@@ -93,6 +93,15 @@ def test_the_95th_percentile_is_of_single_answers_after_a_warm_up(monkeypatch):
     assert asked == list(range(110))
 
 
+def test_too_slow_is_who_is_so_every_time():
+    def measured(*milliseconds: float, limit: float | None) -> tuple[float, int]:
+        asked = iter(milliseconds)
+        return served.least(lambda: next(asked), limit), len(list(asked))
+
+    assert measured(4.0, 9.0, 9.0, limit=5.0) == (4.0, 2) and measured(30.0, 9.0, 9.0, limit=None) == (30.0, 2)
+    assert measured(30.0, 4.0, 9.0, limit=5.0) == (4.0, 1) and measured(30.0, 9.0, 20.0, limit=5.0) == (9.0, 0)
+
+
 def test_a_trial_below_the_median_after_the_grace_epochs_is_stopped():
     study = Study(SPACE, [(trial(0, 0.5), {1: 0.3, 2: 0.4, 3: 0.5}), (trial(1, 0.7), {1: 0.3, 2: 0.6, 3: 0.7})])
     study.ask(2)

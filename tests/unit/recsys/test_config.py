@@ -21,10 +21,12 @@ def test_sections_made_by_hand_are_completed_alike():
 
 
 def test_few_users_make_small_batches_and_a_batch_that_is_set_stands():
-    sizes = {users: settled(load_config(overrides=["model.name=sasrec"]), users).train.batch_size for users in (9, 671, 6040)}
+    sizes = {
+        users: settled(load_config(overrides=["model.name=sasrec"]), users, 99).train.batch_size for users in (9, 671, 6040)
+    }
     assert sizes == {9: 8, 671: 16, 6040: 128}
-    assert settled(load_config(), 9).train.batch_size == 4096
-    assert settled(load_config(overrides=["model.name=sasrec", "train.batch_size=64"]), 9).train.batch_size == 64
+    assert settled(load_config(), 9, 99).train.batch_size == 4096
+    assert settled(load_config(overrides=["model.name=sasrec", "train.batch_size=64"]), 9, 99).train.batch_size == 64
 
 
 def test_what_was_saved_comes_back_whatever_suits_now(monkeypatch):
@@ -36,6 +38,29 @@ def test_what_was_saved_comes_back_whatever_suits_now(monkeypatch):
 def test_every_setting_that_suits_a_model_exists():
     for name in SUITED:
         load_config(overrides=[f"model.name={name}"])
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "dim"),
+    [(943, 1682, 32), (671, 9125, 32), (6040, 3416, 128), (30_000, 40_000, 256), (10**7, 10**6, 256), (33, 9, 8), (1, 1, 8)],
+)
+def test_spectral_has_as_many_dimensions_as_there_is_to_tell(users, items, dim):
+    config = load_config(overrides=["model.name=spectral"])
+    assert settled(config, users, items).model.dim == dim
+    assert settled(config, users, items, dim=64).model.dim == 64  # as the run that it begins from
+    told = load_config(overrides=["model.name=spectral", "model.dim=48"])
+    assert settled(told, users, items).model.dim == settled(told, users, items, dim=64).model.dim == 48
+    assert settled(load_config(), users, items).model.dim == 64
+
+
+def test_whoever_learns_ratings_is_chosen_by_their_error():
+    assert load_config(overrides=["model.loss=mse"]).train.metric == "rmse"
+    assert load_config(overrides=["model.loss=mse", "train.metric=mae"]).train.metric == "mae"
+    assert load_config(overrides=["model.name=bpmf", "train.epochs=3"]).train.model_dump(include={"metric", "epochs"}) == {
+        "metric": "rmse",
+        "epochs": 3,
+    }
+    assert load_config(overrides=["model.loss=bpr"]).train.metric == "ndcg@10"
 
 
 def test_heads_that_do_not_divide_the_vector_are_refused():

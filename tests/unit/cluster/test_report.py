@@ -1,0 +1,48 @@
+"""What is said of a finished run."""
+
+import json
+
+import pytest
+
+from cluster.report import begun_line, no_better_than_popularity, run_columns
+
+
+def run(folder, **result):
+    told = {"model": "mf", "metrics": {"ndcg@10": 0.2}, "popularity": {"ndcg@10": 0.1}} | result
+    (folder / "result.json").write_text(json.dumps(told))
+    return folder
+
+
+def on_test(ours, **others):
+    return {"test": {"ndcg@10": ours}, **{f"test_{name}": {"ndcg@10": value} for name, value in others.items()}}
+
+
+@pytest.mark.parametrize(
+    ("result", "no_better"),
+    [
+        ({}, False),
+        ({"popularity": {"ndcg@10": 0.2}}, True),
+        ({"lately": {"ndcg@10": 0.3}}, True),
+        (on_test(0.2, popularity=0.1), False),
+        (on_test(0.2, popularity=0.3), True),
+        (on_test(0.2, popularity=0.1, lately=0.15), False),
+        (on_test(0.2, popularity=0.1, lately=0.3), True),
+        ({"model": "popularity", **on_test(0.1, popularity=0.1)}, False),
+    ],
+)
+def test_a_model_must_beat_what_is_popular_and_what_is_so_lately(tmp_path, result, no_better):
+    assert no_better_than_popularity(run(tmp_path, **result), "ndcg@10") == no_better
+    assert not no_better_than_popularity(run(tmp_path, **result), "rmse")
+
+
+def test_the_list_that_follows_the_trend_stands_beside(tmp_path):
+    columns = run_columns(run(tmp_path, lately={"ndcg@10": 0.15}))
+    assert list(columns) == ["mf (validation)", "popularity (validation)", "popular lately (validation)"]
+    assert "popular lately (validation)" not in run_columns(run(tmp_path))
+
+
+def test_who_began_from_another_run_says_how_much_that_knew(tmp_path):
+    assert begun_line(tmp_path) is None
+    told = {"begun_from": "runs/old", "known_to_rank_0": {"user": 1671, "item": 40}}
+    (tmp_path / "environment.json").write_text(json.dumps(told))
+    assert "runs/old, which knows 1,671 users, 40 items of the same ids" in begun_line(tmp_path)
