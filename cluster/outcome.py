@@ -7,6 +7,8 @@ from cluster import console
 from cluster.report import begun_line, bundle_rows, no_better_than_popularity, run_columns, trend_line
 from recsys.errors import ConfigError
 
+NO_BETTER = "By {} this model is no better than a list of the most watched: do not serve it in its place."
+
 
 def print_counts(dataset: Path, summary: Any) -> None:
     """A dataset's counts."""
@@ -37,24 +39,27 @@ def print_run(result: Any, metric: str) -> None:
         console.say(line)
     after = f"Next: recsys export {result.folder}"
     if no_better_than_popularity(result.folder, metric):
-        console.say(f"By {metric} this model is no better than the list of the most watched: do not serve it in its place.")
+        console.say(NO_BETTER.format(metric))
         after = "Look there whether it still learns: then give it more train.epochs, else another train.learning_rate."
     console.say(f"Curves: {result.folder / 'curves.png'}. {after}")
 
 
 def print_blend(folder: Path) -> None:
     """What came of a blend, its runs beside it."""
-    from cluster.runs import RESULT, read_json
+    from cluster.runs import CONFIG, RESULT, read_json
 
-    result = read_json(folder / RESULT) or {}
-    columns = {"blend (validation)": result["metrics"]}
-    columns |= {f"{Path(part['run']).name} (validation)": part["metrics"] for part in result["parts"]}
-    columns["popularity (validation)"] = result["popularity"]
-    if result["test"]:
-        columns |= {"blend (test)": result["test"], "popularity (test)": result["test_popularity"]}
-    console.print_metrics(f"Run {folder}", columns)
+    result, metric = read_json(folder / RESULT) or {}, (read_json(folder / CONFIG) or {})["config"]["train"]["metric"]
+    runs = {Path(part["run"]).name: read_json(Path(part["run"]) / RESULT) or {} for part in result["parts"]}
+    told = {"validation": ("metrics", "popularity", "lately"), "test": ("test", "test_popularity", "test_lately")}
+    for on, (ours, popular, lately) in told.items():
+        columns = {"blend": result[ours], **{name: run.get(ours) or {} for name, run in runs.items()}}
+        columns |= {"popularity": result[popular], "popular lately": result.get(lately) or {}}
+        if result[ours]:
+            console.print_metrics(f"Run {folder}, on {on}", {name: values for name, values in columns.items() if values})
     if (line := trend_line(folder)) is not None:
         console.say(line)
+    if no_better_than_popularity(folder, metric):
+        console.say(NO_BETTER.format(metric))
     console.say(f"Next: recsys export {folder}")
 
 

@@ -89,8 +89,11 @@ class _Column:
             )
         if "equals" in asked and self.kind == "list":
             raise RequestError("bad_filter", f"filter: {self.name} has several values an item: ask for any, all or none.")
-        if {"min", "max"} & asked and self.kind != "number":
+        if {"min", "max"} & asked and self.kind != "number" and self._told_numbers is None:
             raise RequestError("bad_filter", f"filter: {self.name} is not numbers, so it has no min or max.")
+        for bound in condition.bounds:
+            if not isinstance(bound, int | float):
+                raise RequestError("bad_filter", f"filter: {self.name}: {bound!r} should be a number.")
         for value in condition.values:
             if not isinstance(value, str | int | float):
                 raise RequestError("bad_filter", f"filter: {self.name}: {value!r} is neither a string nor a number.")
@@ -145,6 +148,16 @@ class _Column:
         return self._flat[1].dictionary
 
     @cached_property
+    def _told_numbers(self) -> NDArray[np.float64] | None:
+        """[V] of text that is all numbers, as a csv catalogue tells them; None of other columns."""
+        if self.kind != "one" or self._is_numeric or not len(self._dictionary):
+            return None
+        try:
+            return np.asarray(pc.utf8_trim_whitespace(self._dictionary).cast(pa.float64()))
+        except pa.ArrowInvalid:
+            return None
+
+    @cached_property
     def _places(self) -> dict[Value, int]:
         return {value: place for place, value in enumerate(self._dictionary.to_pylist())}
 
@@ -165,7 +178,10 @@ class _Column:
     def _sorted(self) -> tuple[NDArray[Any], Items]:
         """Numbers, ascending, and whose they are."""
         items, encoded = self._flat
-        values = encoded.dictionary_decode().to_numpy(zero_copy_only=False)
+        if self._told_numbers is not None:
+            values = self._told_numbers[encoded.indices.to_numpy()]
+        else:
+            values = encoded.dictionary_decode().to_numpy(zero_copy_only=False)
         kept = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
         order = np.argsort(values[kept], kind="stable")
         return values[kept][order], items[kept][order]

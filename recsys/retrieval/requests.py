@@ -50,8 +50,12 @@ class Condition:
     @property
     def values(self) -> list[Value]:
         """All that are looked for."""
-        single = [value for value in (self.equals, self.min, self.max) if value is not None]
-        return [*(self.any or ()), *(self.all or ()), *(self.none or ()), *single]
+        return [*(self.any or ()), *(self.all or ()), *(self.none or ()), *([] if self.equals is None else [self.equals])]
+
+    @property
+    def bounds(self) -> list[float]:
+        """The ends of a range."""
+        return [value for value in (self.min, self.max) if value is not None]
 
 
 @dataclass(frozen=True)

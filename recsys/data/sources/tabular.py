@@ -31,7 +31,7 @@ USUAL = {
         *("product_id", "productid", "track_id", "book_id", "business_id", "article_id"),
     ),
     "rating": ("rating", "ratings", "score", "stars", "overall"),
-    "time": ("timestamp", "time", "unixreviewtime", "unix_time", "date", "datetime", "event_time", "created_at"),
+    "time": ("timestamp", "time", "ts", "unixreviewtime", "unix_time", "date", "datetime", "event_time", "created_at"),
     "position": ("position",),
 }
 

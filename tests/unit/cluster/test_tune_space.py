@@ -91,4 +91,4 @@ def test_drawn_numbers_are_short_and_stay_within():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "spaces").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_spaces_that_come_along_can_be_read(path):
-    assert read_space(path, Config()).goal.latency_ms
+    assert read_space(path, Config()).goal.metric

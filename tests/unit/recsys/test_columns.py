@@ -137,3 +137,14 @@ def test_a_catalogue_in_pieces_is_one():
     pieces = pa.concat_tables([whole.slice(0, 2), whole.slice(2, 0), whole.slice(2)])
     found = Columns(pieces, np.arange(6, dtype=np.int32)).allowed((Condition("year", min=1.0, max=3.0),))
     assert found.tolist() == [1, 2, 3]
+
+
+def test_text_that_is_all_numbers_has_a_range_as_csv_tells_them():
+    told = pa.table({"item_id": ["a", "b", "c", "d"], "length": ["90", None, "120.5", " 7"], "rated": ["18", "PG", "7", "12"]})
+    columns = Columns(told, np.arange(4, dtype=np.int32))
+    assert columns.allowed((Condition("length", min=90.0),)).tolist() == [0, 2]
+    assert columns.allowed((Condition("length", min=8.0, max=100.0),)).tolist() == [0]
+    assert columns.allowed((Condition("length", equals="90"),)).tolist() == [0]
+    columns.check([Condition("length", max=8.0)])
+    with pytest.raises(RequestError, match="rated is not numbers"):
+        columns.check([Condition("rated", min=1.0)])
