@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cluster import reading
 from cluster.finished import Finished, cutoffs, folded_in
-from recsys.config import Config
+from recsys.config import LOWER_IS_BETTER, Config
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, UserFile
 from recsys.data.histories import Histories
@@ -18,9 +19,12 @@ from recsys.evaluation import ranking
 from recsys.evaluation.candidates import candidates
 from recsys.evaluation.sums import RankingSums
 from recsys.models.base import listed_items
+from recsys.models.means import Means
 from recsys.models.popularity import Popularity
 from recsys.models.trend import Trend
+from recsys.training import collective
 
+MEANS = {schema.VALID: "means", schema.TEST: "test_means"}
 LATELY = {schema.VALID: "lately", schema.TEST: "test_lately"}
 
 
@@ -160,6 +164,24 @@ def popular_lately(share: Measures, model: Any, trend: Trend | None, *segments: 
         return {}
     popular = Popularity(share.item_counts)
     return {LATELY[segment]: share.evaluate(popular, segment, trend=trend).metrics() for segment in segments}
+
+
+def by_means(share: Measures, *segments: str) -> dict[str, dict[str, float]]:
+    """What result.json says of ratings by means alone, which a model must beat: `means` on validation, `test_means`."""
+    if not segments:
+        return {}
+    sums = np.zeros(share.manifest.items)
+    for file in share.files:
+        for histories in reading.stream_histories(share.dataset, file, share.border) if file.train_events else ():
+            train = histories.segment(schema.TRAIN)
+            sums += np.bincount(train.item, train.rating, minlength=len(sums))
+            share.alive()
+    sums = collective.sum_over_ranks(torch.from_numpy(sums)).numpy()
+    means, errors = Means(share.manifest.mean_rating, sums, share.item_counts), {}
+    for segment in segments:
+        found = share.evaluate(means, segment).metrics()
+        errors[MEANS[segment]] = {name: found[name] for name in LOWER_IS_BETTER if name in found}
+    return errors
 
 
 def _by_chance(**sums: RankingSums | None) -> dict[str, dict[str, float]]:

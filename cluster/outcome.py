@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster import console
-from cluster.report import begun_line, bundle_rows, no_better_than_popularity, run_columns, trend_line
+from cluster.report import begun_line, bundle_rows, no_better_than, run_columns, trend_line
 from recsys.errors import ConfigError
 
-NO_BETTER = "By {} this model is no better than a list of the most watched: do not serve it in its place."
+SIDE_BY_SIDE = 4  # columns of metrics on a screen of 80
+NO_BETTER = "By {} this model is no better than {}: do not serve it in its place."
 
 
 def print_counts(dataset: Path, summary: Any) -> None:
@@ -34,14 +35,23 @@ def print_run(result: Any, metric: str) -> None:
     if (line := begun_line(result.folder)) is not None:
         console.say(line)
     title = f"Run {result.folder}: best epoch {result.best_epoch} of {result.epochs}"
-    console.print_metrics(title, run_columns(result.folder))
+    for some in _that_fit(run_columns(result.folder)):
+        console.print_metrics(title, some)
     if (line := trend_line(result.folder)) is not None:
         console.say(line)
     after = f"Next: recsys export {result.folder}"
-    if no_better_than_popularity(result.folder, metric):
-        console.say(NO_BETTER.format(metric))
+    if (plain := no_better_than(result.folder, metric)) is not None:
+        console.say(NO_BETTER.format(metric, plain))
         after = "Look there whether it still learns: then give it more train.epochs, else another train.learning_rate."
     console.say(f"Curves: {result.folder / 'curves.png'}. {after}")
+
+
+def _that_fit(columns: dict[str, dict[str, float]]) -> list[dict[str, dict[str, float]]]:
+    """All in one table, or where they are many those on validation and those on test in one each."""
+    if len(columns) <= SIDE_BY_SIDE:
+        return [columns]
+    on = [{name: values for name, values in columns.items() if name.endswith(f"({which})")} for which in ("validation", "test")]
+    return [some for some in on if some]
 
 
 def print_blend(folder: Path) -> None:
@@ -58,8 +68,8 @@ def print_blend(folder: Path) -> None:
             console.print_metrics(f"Run {folder}, on {on}", {name: values for name, values in columns.items() if values})
     if (line := trend_line(folder)) is not None:
         console.say(line)
-    if no_better_than_popularity(folder, metric):
-        console.say(NO_BETTER.format(metric))
+    if (plain := no_better_than(folder, metric)) is not None:
+        console.say(NO_BETTER.format(metric, plain))
     console.say(f"Next: recsys export {folder}")
 
 

@@ -5,6 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from recsys.bundle.manifest import MANIFEST_FILE, EncoderReport, Manifest
+from recsys.config import LOWER_IS_BETTER
+
+PLAIN = {
+    "popularity": "the list of the most watched",
+    "lately": "the list of the most watched lately",
+    "means": "the means of each item's and each user's ratings",
+}
 
 
 def run_columns(run: Path) -> dict[str, dict[str, float]]:
@@ -17,10 +24,12 @@ def run_columns(run: Path) -> dict[str, dict[str, float]]:
         f"{ours} (validation)": result["metrics"],
         "popularity (validation)": result["popularity"],
         "popular lately (validation)": result.get("lately") or {},
+        "means (validation)": result.get("means") or {},
         "random (validation)": result.get("random") or {},
         f"{ours} (test)": result.get("test") or {},
         "popularity (test)": result.get("test_popularity") or {},
         "popular lately (test)": result.get("test_lately") or {},
+        "means (test)": result.get("test_means") or {},
         "random (test)": result.get("test_random") or {},
     }
     return {name: values for name, values in columns.items() if values}
@@ -52,14 +61,20 @@ def trend_line(run: Path) -> str | None:
     )
 
 
-def no_better_than_popularity(run: Path, metric: str) -> bool:
-    """Whether a learnt model's metric (on test if there is one, else on validation) is not above popularity's, or that of what
-    is popular lately."""
+def no_better_than(run: Path, metric: str) -> str | None:
+    """What needs no model and is as good as a learnt one, by a metric on test if there is one, else on validation: the list of
+    the most watched, or of those lately, or for errors of ratings their means. None where the model is better than all."""
     result = json.loads((run / "result.json").read_bytes())
     on = "test_" if result.get("test") else ""
-    ours, popular = result["test" if on else "metrics"], [result.get(f"{on}{kind}") or {} for kind in ("popularity", "lately")]
-    learnt = result["model"] != "popularity" and metric in ours
-    return learnt and any(ours[metric] <= theirs[metric] for theirs in popular if metric in theirs)
+    ours = result["test" if on else "metrics"]
+    if result["model"] == "popularity" or metric not in ours:
+        return None
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    for name, called in PLAIN.items():
+        theirs = result.get(f"{on}{name}") or {}
+        if metric in theirs and sign * ours[metric] <= sign * theirs[metric]:
+            return called
+    return None
 
 
 def bundle_rows(folder: Path) -> list[tuple[str, Any]]:

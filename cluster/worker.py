@@ -10,7 +10,7 @@ import ray.train
 
 from cluster import alternation, resuming, runs, teaching, trends, warm, watchdog
 from cluster.keeper import Keeper, Stopped, newest
-from cluster.measuring import measured, popular_lately
+from cluster.measuring import by_means, measured, popular_lately
 from cluster.share import Share
 from cluster.task import Task
 from recsys.data import schema
@@ -152,7 +152,8 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     valid = share.evaluate(model, schema.VALID, trend=trend) if share.validates else None
     test = share.evaluate(model, schema.TEST, trend=trend) if share.tests else None
     segments = [segment for segment, sums in ((schema.VALID, valid), (schema.TEST, test)) if sums is not None]
-    lately = popular_lately(share, model, trend, *segments)
+    lines = popular_lately(share, model, trend, *segments)
+    lines |= by_means(share, *segments) if share.config.model.loss == "mse" else {}
     folder = share.task.folder
     if state is not None:
         share.alive()
@@ -162,7 +163,7 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     if state is not None:
         runs.write_rows(folder, rows)
     (folder / runs.PROGRESS).unlink(missing_ok=True)
-    runs.write_json(folder / runs.RESULT, _result(share, state, valid, test) | lately | {"trend": told})
+    runs.write_json(folder / runs.RESULT, _result(share, state, valid, test) | lines | {"trend": told})
 
 
 def _save_best(folder: Path, state: TrainState) -> None:

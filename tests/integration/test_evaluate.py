@@ -67,6 +67,13 @@ def rates(root, dataset) -> Path:
     return trained(root, dataset, "rates", "model.loss=mse", "train.metric=rmse")
 
 
+def test_errors_stand_beside_those_of_means(root, dataset, rates):
+    told = of_training(rates)
+    assert set(told["means"]) == set(told["test_means"]) == {"rmse", "mae"}
+    two = of_training(trained(root, dataset, "by-two", "model.loss=mse", "train.metric=rmse", "cluster.num_workers=2"))
+    assert two["test_means"] == pytest.approx(told["test_means"], rel=1e-6)
+
+
 def values(found: module.Evaluation) -> dict[str, float]:
     return {name: figure["value"] for name, figure in as_json(found)["metrics"].items()}
 

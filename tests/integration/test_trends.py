@@ -72,6 +72,14 @@ def test_lists_follow_what_moves(run):
     assert run.test["ndcg@10"] > run.test_popularity["ndcg@10"]
 
 
+def test_the_popular_list_that_follows_it_stands_beside(root, dataset, run):
+    result = json.loads((run.folder / "result.json").read_bytes())
+    popular = train(dataset, settings(root, "model.name=popularity"), name="popular")
+    assert "lately" not in json.loads((popular.folder / "result.json").read_bytes())
+    assert (result["lately"], result["test_lately"]) == (popular.metrics, popular.test)
+    assert result["test_lately"]["ndcg@10"] > run.test_popularity["ndcg@10"]
+
+
 def test_two_workers_choose_what_one_does(root, dataset):
     one, two = (
         train(dataset, settings(root, "model.name=ials", f"cluster.num_workers={workers}"), name=f"ials-by-{workers}")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.report import begun_line, no_better_than_popularity, run_columns
+from cluster.report import begun_line, no_better_than, run_columns
 
 
 def run(folder, **result):
@@ -18,21 +18,27 @@ def on_test(ours, **others):
 
 
 @pytest.mark.parametrize(
-    ("result", "no_better"),
+    ("result", "what"),
     [
-        ({}, False),
-        ({"popularity": {"ndcg@10": 0.2}}, True),
-        ({"lately": {"ndcg@10": 0.3}}, True),
-        (on_test(0.2, popularity=0.1), False),
-        (on_test(0.2, popularity=0.3), True),
-        (on_test(0.2, popularity=0.1, lately=0.15), False),
-        (on_test(0.2, popularity=0.1, lately=0.3), True),
-        ({"model": "popularity", **on_test(0.1, popularity=0.1)}, False),
+        ({}, None),
+        ({"popularity": {"ndcg@10": 0.2}}, "the list of the most watched"),
+        ({"lately": {"ndcg@10": 0.3}}, "the list of the most watched lately"),
+        (on_test(0.2, popularity=0.1), None),
+        (on_test(0.2, popularity=0.3), "the list of the most watched"),
+        (on_test(0.2, popularity=0.1, lately=0.15), None),
+        (on_test(0.2, popularity=0.1, lately=0.3), "the list of the most watched lately"),
+        ({"model": "popularity", **on_test(0.1, popularity=0.1)}, None),
     ],
 )
-def test_a_model_must_beat_what_is_popular_and_what_is_so_lately(tmp_path, result, no_better):
-    assert no_better_than_popularity(run(tmp_path, **result), "ndcg@10") == no_better
-    assert not no_better_than_popularity(run(tmp_path, **result), "rmse")
+def test_a_model_must_beat_what_is_popular_and_what_is_so_lately(tmp_path, result, what):
+    assert no_better_than(run(tmp_path, **result), "ndcg@10") == what
+    assert no_better_than(run(tmp_path, **result), "rmse") is None
+
+
+@pytest.mark.parametrize(("theirs", "better"), [(1.01, True), (1.0, False), (0.9, False)])
+def test_a_model_of_ratings_must_beat_their_means(tmp_path, theirs, better):
+    found = no_better_than(run(tmp_path, metrics={"rmse": 1.0}, means={"rmse": theirs}), "rmse")
+    assert found == (None if better else "the means of each item's and each user's ratings")
 
 
 def test_the_list_that_follows_the_trend_stands_beside(tmp_path):
