@@ -69,6 +69,7 @@ def _by_latency(axes: Axes, trials: Sequence[Trial], space: Space) -> None:
 
 
 def _by_setting(axes: Axes, trials: Sequence[Trial], space: Space, name: str, domain: tuple[Value, ...] | Range) -> None:
+    trials = [trial for trial in trials if name in trial.settings]
     if isinstance(domain, Range):
         _points(axes, trials, [float(trial.settings[name] or 0) for trial in trials], space)
         axes.set_xscale("log" if domain.log else "linear")

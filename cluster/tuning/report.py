@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 HEADERS = ("trial", "state", "epochs", "latency ms")
 
 
+DEFAULT = "default"
+
+
 def table(trials: Sequence[Trial], goal: Goal) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Headers and rows, the best first, with a column for each setting that was tried."""
     tried = list(dict.fromkeys(name for trial in trials for name in trial.settings))
@@ -24,7 +27,7 @@ def table(trials: Sequence[Trial], goal: Goal) -> tuple[tuple[str, ...], list[tu
             "" if trial.goal is None else f"{trial.goal:.4f}",
             trial.epochs,
             "" if trial.latency_ms is None else f"{trial.latency_ms:.2f}",
-            *(_shown(trial.settings.get(name)) for name in tried),
+            *(_shown(trial.settings[name]) if name in trial.settings else DEFAULT for name in tried),
         )
         for trial in ranked(trials, goal)
     ]

@@ -121,6 +121,8 @@ class Trials(Searcher):
             trial = replace(self.unfinished.pop(0), state=RUNNING, reason=None)
             self.study.go_on(trial, self._measured(trial))
             return trial
+        if not self.all and (defaults := self._defaults()) is not None:
+            return defaults
         while not self._enough():
             number = max(self.all, default=-1) + 1
             settings = self.study.ask(number, [trial.settings for trial in self.all.values()])
@@ -136,6 +138,18 @@ class Trials(Searcher):
                 self._keep(refused)
                 self.on_trial(refused)
         return None
+
+    def _defaults(self) -> Trial | None:
+        """The first trial: nothing but what is fixed, so that what is chosen is no worse than what nobody tuned. None where
+        that is no model, or all there is."""
+        if len(self.space.fixed) == len(self.space.settings):
+            return None
+        trial = Trial(0, self.space.fixed)
+        try:
+            check_model(self.config_of(trial).model)
+        except ConfigError:
+            return None
+        return trial
 
     def _enough(self) -> bool:
         refused = sum(trial.state == REFUSED for trial in self.all.values())

@@ -85,6 +85,11 @@ class Space:
         """Whether a trial is worth what its bundle is: where answers have a limit, or settings of the index are tried."""
         return self.goal.latency_ms is not None or any(name.startswith("index.") for name in self.settings)
 
+    @property
+    def fixed(self) -> Settings:
+        """What is set in every trial: the values of settings that have one."""
+        return {name: domain[0] for name, domain in self.settings.items() if not isinstance(domain, Range) and len(domain) == 1}
+
     def with_trials(self, trials: int | None) -> "Space":
         """The same with another number of trials, if one is given."""
         return self if trials is None else replace(self, search=self.search.model_copy(update={"trials": trials}))

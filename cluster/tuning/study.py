@@ -44,7 +44,7 @@ class Study:
         self._blind = optuna.create_study(sampler=RandomSampler(seed=search.seed + len(known)))
         self._asked: dict[int, optuna.Trial] = {}
         for trial, measured in known:
-            if trial.state in (FINISHED, STOPPED) and trial.goal is not None:
+            if trial.state in (FINISHED, STOPPED) and trial.goal is not None and self._drawn(trial):
                 self._study.add_trial(self._frozen(trial, measured))
 
     def ask(self, number: int, known: Collection[Settings] = ()) -> Settings | None:
@@ -66,6 +66,8 @@ class Study:
 
     def go_on(self, trial: Trial, measured: dict[int, float]) -> None:
         """A trial that an earlier start had begun, as far as it was."""
+        if not self._drawn(trial):
+            return
         self._study.enqueue_trial(dict(trial.settings))
         self._asked[trial.number] = asked = self._study.ask(self.distributions)
         for epoch, value in measured.items():
@@ -73,19 +75,25 @@ class Study:
 
     def should_stop(self, number: int, epoch: int, value: float) -> bool:
         """Note what an epoch measured; whether the trial has fallen behind. epoch: from 1."""
-        asked = self._asked[number]
+        if (asked := self._asked.get(number)) is None:  # the defaults
+            return False
         asked.report(value, epoch)
         return asked.should_prune()
 
     def tell(self, trial: Trial) -> None:
         """A trial is over."""
-        asked = self._asked.pop(trial.number)
+        if (asked := self._asked.pop(trial.number, None)) is None:
+            return
         if trial.state == FINISHED and trial.goal is not None:
             if (over := self._over(trial)) is not None:
                 asked.set_constraint(LATENCY, over)
             self._study.tell(asked, trial.goal)
         else:
             self._study.tell(asked, state=TrialState.PRUNED if trial.state == STOPPED else TrialState.FAIL)
+
+    def _drawn(self, trial: Trial) -> bool:
+        """Whether it is of the space, as all are but the first, which is the defaults."""
+        return set(trial.settings) == set(self.distributions)
 
     def _over(self, trial: Trial) -> float | None:
         """How far an answer's milliseconds are above the limit, which must not be above 0."""

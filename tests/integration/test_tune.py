@@ -30,6 +30,7 @@ SETTINGS = (
     "train.threads=1",
     "train.epochs=12",
     "train.patience=12",
+    "train.learning_rate=1e-6",  # what nobody tuned
     "cluster.readers=1",
     "cluster.window_events=500",
     "cluster.mix_shards=4",
@@ -80,23 +81,24 @@ class Told:
 def first(root, dataset):
     config = load_config(overrides=[*SETTINGS, f"cluster.storage={root / 'runs'}"])
     told = Told()
-    return tune(dataset, space(2), config, name="planted", watcher=told), told, config
+    return tune(dataset, space(3), config, name="planted", watcher=told), told, config
 
 
 def test_the_planted_setting_wins_and_the_bad_one_is_stopped_early(first):
     found, told, _ = first
-    good, bad = found.trials
+    plain, good, bad = found.trials
+    assert plain.settings == {} and plain.state == FINISHED and plain.goal < good.goal
     assert found.best == good and good.settings["train.learning_rate"] == GOOD
     assert (good.state, bad.state) == (FINISHED, STOPPED)
     assert good.epochs == 12 and 2 <= bad.epochs < 12 and bad.goal < good.goal / 2
     assert load_config(found.settings).train.learning_rate == GOOD
-    assert told.bars["tune: trials"] == (2, 2)
-    assert any("trial-001: stopped early" in note for note in told.notes)
+    assert told.bars["tune: trials"] == (3, 3)
+    assert any("trial-002: stopped early" in note for note in told.notes)
 
 
 def test_trials_are_ordinary_runs_measured_as_they_would_be_served(first):
     found, *_ = first
-    good, bad = (found.folder / trial.name for trial in found.trials)
+    _, good, bad = (found.folder / trial.name for trial in found.trials)
     measured = json.loads((good / runs.RESULT).read_text())["metrics"]["ndcg@10"]
     assert found.best.goal == pytest.approx(measured, abs=1e-6)  # the index of so few items is exact
     assert 0 < found.best.latency_ms < math.inf
@@ -106,7 +108,7 @@ def test_trials_are_ordinary_runs_measured_as_they_would_be_served(first):
 def test_the_folder_holds_results_and_picture_and_nothing_else(first):
     found, *_ = first
     left = {path.name for path in found.folder.iterdir()}
-    assert left == {".lock", "tune.json", "trials.jsonl", "best.toml", "trials.png", "trial-000", "trial-001"}
+    assert left == {".lock", "tune.json", "trials.jsonl", "best.toml", "trials.png", "trial-000", "trial-001", "trial-002"}
     assert matplotlib.image.imread(found.picture).std() > 0.01
 
 
@@ -126,18 +128,18 @@ def test_no_process_of_a_trial_is_left(first):
 def test_one_more_trial_leaves_those_that_are_over_alone(first, dataset):
     before, _, config = first
     told = Told()
-    again = tune(dataset, space(3), config, name="planted", watcher=told)
-    assert again.trials[:2] == before.trials and len(again.trials) == 3
-    assert {note.split()[0].rstrip(":") for note in told.notes if note.startswith("trial-")} == {"trial-002"}
+    again = tune(dataset, space(4), config, name="planted", watcher=told)
+    assert again.trials[:3] == before.trials and len(again.trials) == 4
+    assert {note.split()[0].rstrip(":") for note in told.notes if note.startswith("trial-")} == {"trial-003"}
     assert again.best.settings["train.learning_rate"] == GOOD
-    assert tune(dataset, space(3), config, name="planted").trials == again.trials
+    assert tune(dataset, space(4), config, name="planted").trials == again.trials
 
 
 def test_another_tune_of_that_name_is_refused(first, dataset):
     _, _, config = first
     other = load_config(overrides=["model.dim=24"], base=config.model_dump(mode="json"))
     with pytest.raises(ConfigError, match="is a tune of another config"):
-        tune(dataset, space(3), other, name="planted")
+        tune(dataset, space(4), other, name="planted")
 
 
 def test_more_at_once_than_there_is_room_for_is_refused(dataset, root):

@@ -197,14 +197,34 @@ def test_asked_to_leave_nothing_begins_and_what_runs_stays_unfinished(tmp_path):
 
 
 def test_settings_that_do_not_go_together_are_noted_and_others_tried(tmp_path):
-    space = Space({"model.name": ("sasrec",), "model.dim": (8,), "model.heads": (2, 3, 5)}, GOAL, Search(trials=3))
+    space = Space({"model.name": ("sasrec",), "model.dim": (8,), "model.heads": (2, 3, 5)}, GOAL, Search(trials=4))
     ray_tunes = searcher(tmp_path, space)
-    assert ray_tunes.suggest("a")["config"]["model"]["heads"] == 2
-    ray_tunes.on_trial_complete("a", told(state=FINISHED, goal=0.5, latency_ms=1.0, epochs=1, best_epoch=1))
-    assert ray_tunes.suggest("b") == "FINISHED"
-    kept = {each.settings["model.heads"]: each for each in trials.read(tmp_path)}
+    for name, heads in (("a", 1), ("b", 2)):
+        assert ray_tunes.suggest(name)["config"]["model"]["heads"] == heads
+        ray_tunes.on_trial_complete(name, told(state=FINISHED, goal=0.5, latency_ms=1.0, epochs=1, best_epoch=1))
+    assert ray_tunes.suggest("c") == "FINISHED"
+    kept = {each.settings.get("model.heads"): each for each in trials.read(tmp_path)}
     assert [kept[heads].state for heads in (2, 3, 5)] == [FINISHED, REFUSED, REFUSED]
     assert "must divide" in kept[3].reason
+
+
+def test_the_first_trial_is_what_nobody_tuned(tmp_path):
+    ray_tunes = searcher(tmp_path, Space({"model.name": ("mf",), "model.dim": Range(low=9, high=11)}, GOAL, Search(trials=3)))
+    given = ray_tunes.suggest("a")
+    assert given["config"]["model"]["dim"] == 64 and trials.read(tmp_path)[0].settings == {"model.name": "mf"}
+    (tmp_path / "trial-000").mkdir()
+    ray_tunes.on_trial_result("a", {ROW: trials.json.dumps(row(9, 0.0))})
+    assert not runs.asked_to_stop(tmp_path / "trial-000")
+    ray_tunes.on_trial_complete("a", told(state=FINISHED, goal=0.9, latency_ms=1.0, epochs=1, best_epoch=1))
+    assert 9 <= ray_tunes.suggest("b")["config"]["model"]["dim"] <= 11
+    _, rows = table(trials.read(tmp_path), GOAL)
+    assert rows[0][0] == "trial-000" and rows[0][-1] == "default"
+    assert 9 <= searcher(tmp_path, ray_tunes.space).suggest("c")["config"]["model"]["dim"] <= 11  # after a new start
+
+
+def test_where_all_is_fixed_there_are_no_defaults(tmp_path):
+    ray_tunes = searcher(tmp_path, Space({"model.dim": (9,)}, GOAL, Search(trials=3)))
+    assert ray_tunes.suggest("a")["config"]["model"]["dim"] == 9
 
 
 def test_a_dataset_that_cannot_be_read_ends_it(tmp_path):
