@@ -121,7 +121,7 @@ def _is_done(folder: Path, told: dict[str, Any], opened: Sequence[Finished]) -> 
     if asked is not None and any(asked.get(key) != value for key, value in told.items()):
         raise ConfigError(f"{folder}: is another run. Give another --name.")
     found = [part.result["metrics"] for part in opened]
-    return result is not None and [part["metrics"] for part in result[PARTS]] == found
+    return result is not None and [part["metrics"] for part in result.get(PARTS, ())] == found
 
 
 def _write(

@@ -160,7 +160,7 @@ def measured(valid: RankingSums | None, test: RankingSums | None) -> dict[str, A
 def popular_lately(share: Measures, model: Any, trend: Trend | None, *segments: str) -> dict[str, dict[str, float]]:
     """What result.json says of the popular list that follows the trend, which strangers get and a model must beat: `lately` on
     validation, `test_lately`. Nothing without a trend, or of that list itself."""
-    if trend is None or isinstance(model, Popularity):
+    if trend is None or isinstance(model, Popularity) or share.manifest.split == "items":  # there cold items are ranked
         return {}
     popular = Popularity(share.item_counts)
     return {LATELY[segment]: share.evaluate(popular, segment, trend=trend).metrics() for segment in segments}

@@ -153,7 +153,7 @@ def _finish(share: Share, model: Any, state: TrainState | None) -> None:
     test = share.evaluate(model, schema.TEST, trend=trend) if share.tests else None
     segments = [segment for segment, sums in ((schema.VALID, valid), (schema.TEST, test)) if sums is not None]
     lines = popular_lately(share, model, trend, *segments)
-    lines |= by_means(share, *segments) if share.config.model.loss == "mse" else {}
+    lines |= by_means(share, *segments) if getattr(model, "rates", False) else {}
     folder = share.task.folder
     if state is not None:
         share.alive()

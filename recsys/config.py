@@ -366,7 +366,7 @@ class Config(Section):
             return values
         given = {name: _given(values.get(name)) for name in Config.model_fields}
         suited = SUITED.get(str(given["model"].get("name")), {})
-        if given["model"].get("loss") == "mse":
+        if given["model"].get("loss") == "mse" and "mse" in LOSSES.get(given["model"].get("name", "mf"), ()):
             suited = {**suited, "train": {**suited.get("train", {}), "metric": "rmse"}}
         return {**values, **{section: own | given[section] for section, own in suited.items()}}
 

@@ -77,7 +77,8 @@ class Trials(Searcher):
         return {
             "dataset": str(self.dataset),
             "run": trial.name,
-            "config": config.model_dump(mode="json"),
+            # What is not set stays so: some of it is settled by the dataset.
+            "config": config.model_dump(mode="json", exclude_unset=True),
             "metric": self.space.goal.metric,
             "exports": self.space.exports,
             "latency_ms": self.space.goal.latency_ms,
@@ -140,8 +141,8 @@ class Trials(Searcher):
         return None
 
     def _defaults(self) -> Trial | None:
-        """The first trial: nothing but what is fixed, so that what is chosen is no worse than what nobody tuned. None where
-        that is no model, or all there is."""
+        """The first trial: nothing but what is fixed, so that what nobody tuned is chosen from, too. None where that is no
+        model, or all there is."""
         if len(self.space.fixed) == len(self.space.settings):
             return None
         trial = Trial(0, self.space.fixed)

@@ -97,13 +97,16 @@ def stopped(trial: Trial, measured: dict[int, float], goal: Goal) -> Trial:
 
 
 def as_toml(trial: Trial, base: Config, goal: Goal, *, tune: str) -> str:
-    """A file for `--config`: what of the trial, its metric included, is not what its model has anyway."""
+    """A file for `--config`: what the trial set and was chosen by, and what else is not what its model has anyway."""
     config = configured(base, {**trial.settings, "train.metric": goal.metric}).model_dump(mode="json")
     default = Config.model_validate({"model": {"name": config["model"]["name"]}}).model_dump(mode="json")
+    # Models of ratings have a metric of their own where none is set.
+    told_anyway = [*trial.settings, *(["train.metric"] if config["model"]["loss"] == "mse" else [])]
     speed = "" if trial.latency_ms is None else f", {trial.latency_ms:.2f} ms an answer (95th percentile)"
     lines = [f"# {tune}/{trial.name}: {goal.metric} {trial.goal:.4f} on validation{speed}."]
     for section in (*SECTIONS, "encoder"):
-        changed = {key: value for key, value in config[section].items() if value != default[section][key]}
+        told = {name.partition(".")[2] for name in told_anyway if name.startswith(f"{section}.")}
+        changed = {key: value for key, value in config[section].items() if key in told or value != default[section][key]}
         if section == "model":
             changed = {"name": config["model"]["name"]} | changed
         if changed:

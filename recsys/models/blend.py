@@ -54,7 +54,8 @@ class Blend(nn.Module):
 
     def side_by_side(self, makers: Sequence[Callable[[Histories], Tensor]], histories: Histories) -> Tensor:
         """[B, D] of what makes each part's user vectors."""
-        device = self.parts[0].item_vectors().device  # what is folded in comes from NumPy
+        # What is folded in comes from NumPy.
+        device = next((parameter.device for parameter in self.held.parameters()), torch.device("cpu"))
         vectors = [make(histories).float().to(device) * weight for make, weight in zip(makers, self.weights, strict=True)]
         return torch.cat(vectors, dim=1)
 

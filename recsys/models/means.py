@@ -22,6 +22,7 @@ class Means:
     """Two means as vectors, so that they are measured as models are. Nothing is trained."""
 
     rates: ClassVar[bool] = True
+    known_user: ClassVar[str] = "history"
 
     def __init__(self, mean: float, sums: NDArray[np.float64], item_counts: NDArray[np.int64]) -> None:
         """mean: of all train ratings; sums: [N] of an item's train ratings, of which there are item_counts [N]."""

@@ -164,8 +164,9 @@ def test_among_stored_negatives(run, bundle, dataset):
     assert not any(name.startswith("coverage") for name in values(one))
 
 
-def test_users_held_out_by_the_split(root):
-    """Never trained on, so that by-user has nothing to be sorry for."""
+@pytest.fixture(scope="module")
+def held(root) -> Path:
+    """A split by users."""
     found = planted_histories(users=120)
     roles = [("train", "valid", "test")[user % 24 // 8] for user in range(120)]
     shown = {"train": (12, 12), "valid": (9, 12), "test": (9, 9)}
@@ -173,7 +174,17 @@ def test_users_held_out_by_the_split(root):
     found = replace(found, valid_from=bounds[:, 0], test_from=bounds[:, 1])
     shards = [user // 24 for user in range(120)]
     write_dataset(root / "held", found, roles=roles, shard_of=shards)
-    run = trained(root, root / "held", "held")
+    return root / "held"
+
+
+def test_users_held_out_have_means_of_their_ratings(root, held):
+    told = of_training(trained(root, held, "held-rates", "model.loss=mse", "train.epochs=1"))
+    assert set(told["means"]) == set(told["test_means"]) == {"rmse", "mae"}
+
+
+def test_users_held_out_by_the_split(root, held):
+    """Never trained on, so that by-user has nothing to be sorry for."""
+    run = trained(root, held, "held")
     folder = export(run, root / "bundles")
     for what in (run, folder):
         assert values(evaluate(what)) == pytest.approx(of_training(run)["test"], abs=1e-6)

@@ -51,4 +51,4 @@ def test_who_began_from_another_run_says_how_much_that_knew(tmp_path):
     assert begun_line(tmp_path) is None
     told = {"begun_from": "runs/old", "known_to_rank_0": {"user": 1671, "item": 40}}
     (tmp_path / "environment.json").write_text(json.dumps(told))
-    assert "runs/old, which knows 1,671 users, 40 items of the same ids" in begun_line(tmp_path)
+    assert "runs/old, which knows 1,671 users, 40 items (those of the first worker) of the same ids" in begun_line(tmp_path)

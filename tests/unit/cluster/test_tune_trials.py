@@ -15,7 +15,7 @@ from cluster.tuning.searcher import OUTCOME, ROW, Trials
 from cluster.tuning.space import Goal, Range, Search, Space
 from cluster.tuning.study import Study
 from cluster.tuning.trials import FAILED, FINISHED, REFUSED, RUNNING, STOPPED, Trial
-from recsys.config import Config, load_config
+from recsys.config import Config, load_config, settled
 
 GOAL = Goal(metric="ndcg@10", latency_ms=5)
 DOMAINS = {"model.dim": Range(low=8, high=64), "model.loss": ("softmax", "bpr")}
@@ -200,7 +200,7 @@ def test_settings_that_do_not_go_together_are_noted_and_others_tried(tmp_path):
     space = Space({"model.name": ("sasrec",), "model.dim": (8,), "model.heads": (2, 3, 5)}, GOAL, Search(trials=4))
     ray_tunes = searcher(tmp_path, space)
     for name, heads in (("a", 1), ("b", 2)):
-        assert ray_tunes.suggest(name)["config"]["model"]["heads"] == heads
+        assert Config.model_validate(ray_tunes.suggest(name)["config"]).model.heads == heads
         ray_tunes.on_trial_complete(name, told(state=FINISHED, goal=0.5, latency_ms=1.0, epochs=1, best_epoch=1))
     assert ray_tunes.suggest("c") == "FINISHED"
     kept = {each.settings.get("model.heads"): each for each in trials.read(tmp_path)}
@@ -211,7 +211,7 @@ def test_settings_that_do_not_go_together_are_noted_and_others_tried(tmp_path):
 def test_the_first_trial_is_what_nobody_tuned(tmp_path):
     ray_tunes = searcher(tmp_path, Space({"model.name": ("mf",), "model.dim": Range(low=9, high=11)}, GOAL, Search(trials=3)))
     given = ray_tunes.suggest("a")
-    assert given["config"]["model"]["dim"] == 64 and trials.read(tmp_path)[0].settings == {"model.name": "mf"}
+    assert Config.model_validate(given["config"]).model.dim == 64 and trials.read(tmp_path)[0].settings == {"model.name": "mf"}
     (tmp_path / "trial-000").mkdir()
     ray_tunes.on_trial_result("a", {ROW: trials.json.dumps(row(9, 0.0))})
     assert not runs.asked_to_stop(tmp_path / "trial-000")
@@ -220,6 +220,16 @@ def test_the_first_trial_is_what_nobody_tuned(tmp_path):
     _, rows = table(trials.read(tmp_path), GOAL)
     assert rows[0][0] == "trial-000" and rows[0][-1] == "default"
     assert 9 <= searcher(tmp_path, ray_tunes.space).suggest("c")["config"]["model"]["dim"] <= 11  # after a new start
+
+
+def test_what_the_dataset_settles_is_left_to_it(tmp_path):
+    space = Space({"model.name": ("spectral",), "model.popularity_power": (0.3, 0.4)}, GOAL, Search(trials=2))
+    config = Config.model_validate(searcher(tmp_path, space).suggest("a")["config"])
+    assert (
+        settled(config, 943, 1682).model.dim
+        == settled(load_config(overrides=["model.name=spectral"]), 943, 1682).model.dim
+        == 32
+    )
 
 
 def test_where_all_is_fixed_there_are_no_defaults(tmp_path):
