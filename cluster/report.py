@@ -42,7 +42,8 @@ def begun_line(run: Path) -> str | None:
     if "begun_from" not in told:
         return None
     known = ", ".join(f"{count:,} {name}s" for name, count in told["known_to_rank_0"].items())
-    return f"Began from {told['begun_from']}, which knows {known} (those of the first worker) of the same ids: right where both datasets number alike."
+    line = f"Began from {told['begun_from']}, which knows {known} (those of the first worker) of the same ids"
+    return f"{line}: right where both datasets number alike."
 
 
 def trend_line(run: Path) -> str | None:
