@@ -1,5 +1,6 @@
 """One worker or two, over gloo and without Ray: the same update, and parameters equal bit for bit."""
 
+import faulthandler
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,8 @@ def joined(one: Pairs | Histories, other: Pairs | Histories) -> Pairs | Historie
 
 def worker(rank: int, world_size: int, port: int, folder: str) -> None:
     """Do all the work in one process a rank: starting one takes longer than everything it does."""
+    if world_size > 1:
+        faulthandler.enable()  # a process that aborts says where
     torch.set_num_threads(1)
     if world_size > 1:
         address = f"tcp://127.0.0.1:{port}"
