@@ -79,7 +79,7 @@ def variants(options: argparse.Namespace) -> Iterator[Variant]:
         )
     for student in options.student:
         model, teacher = settings_of(student)["model"], (runs.read_json(student / runs.RESULT) or {}).get("teacher")
-        name = f"{'student' if teacher else 'no teacher'}: {model['dim']} × {model['blocks']}"
+        name = f"{student.name} ({'taught' if teacher else 'no teacher'}): {model['dim']} × {model['blocks']}"
         yield Variant(name, student, ["index.kind=flat"])
 
 
@@ -202,7 +202,7 @@ user after the other, one thread, {options.users} users {options.runs} times, al
 *by index*: lists that the index made; the others were exact, since a user's history was too long for it or it missed too much
 at its audit. *cosine*: of the encoder's vectors with those of the whole model. A flat index of whole vectors is never
 asked: exact search is. Bundles hold the whole vectors beside the index, to rescore the head of each list; the index is what is
-searched. *student*: a smaller model, dimensions × blocks, that learnt from the full one; *no teacher*: the same that did not.
+searched. *taught*: a smaller model, dimensions × blocks, that learnt from the full one, too; *no teacher*: from events alone.
 """
 
 

@@ -59,7 +59,7 @@ def print_blend(folder: Path) -> None:
     from cluster.runs import CONFIG, RESULT, read_json
 
     result, metric = read_json(folder / RESULT) or {}, (read_json(folder / CONFIG) or {})["config"]["train"]["metric"]
-    runs = {Path(part["run"]).name: read_json(Path(part["run"]) / RESULT) or {} for part in result["parts"]}
+    runs = {Path(part["run"]).name: (read_json(Path(part["run"]) / RESULT) or {}) | part for part in result["parts"]}
     told = {"validation": ("metrics", "popularity", "lately"), "test": ("test", "test_popularity", "test_lately")}
     for on, (ours, popular, lately) in told.items():
         columns = {"blend": result[ours], **{name: run.get(ours) or {} for name, run in runs.items()}}

@@ -25,7 +25,9 @@ CONFIG, ENVIRONMENT, METRICS, PROGRESS = "config.json", "environment.json", "met
 CURVES, RESULT, BEST = "curves.png", "result.json", "best"
 STOP, RESUMES, WARNINGS, LOCK = "stop", "resumes.jsonl", "warnings.jsonl", ".lock"
 
+# What people are told of a run that is asked to be another, and what a resume keeps of environment.json.
 CALLED = {"fingerprint": "another dataset, or prepared anew with other content: fingerprint"}
+BEGUN = ("begun_from", "known_to_rank_0")
 LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "pandas", "faiss-cpu")
 
 
@@ -103,7 +105,8 @@ def claim(
         for name in (RESULT, STOP, CURVES):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / CONFIG, {**told, "config": config.model_dump(mode="json")})
-        write_json(folder / ENVIRONMENT, _software())
+        begun = {name: value for name, value in (read_json(folder / ENVIRONMENT) or {}).items() if name in BEGUN}
+        write_json(folder / ENVIRONMENT, begun | _software())
     return Before(trained, finished)
 
 

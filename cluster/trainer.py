@@ -82,7 +82,7 @@ def train(
     manifest = read_manifest(dataset)
     check(manifest, config, dataset)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
-    config = settled(config, manifest.users, manifest.items, runs.dimensions(begin_from) if begin_from is not None else None)
+    config = _settled(config, manifest, begin_from)
     teacher = Path(teacher).resolve() if teacher is not None else None
     rates = None if refit_rates is None else tuple(refit_rates)
     more = unusual(refit_until=refit_until, refit_rates=rates, measure_test=measure_test, teacher=teacher)
@@ -204,6 +204,10 @@ class _Watch:
             for line in lines[self.noted[name] :]:
                 self.note(resuming.line(line) if name == runs.RESUMES else line["warning"])
             self.noted[name] = len(lines)
+
+
+def _settled(config: Config, manifest: DatasetManifest, begin_from: Path | None) -> Config:
+    return settled(config, manifest.users, manifest.items, None if begin_from is None else runs.dimensions(begin_from))
 
 
 def _result(folder: Path, before: runs.Before, seconds: float) -> RunResult:

@@ -387,23 +387,22 @@ def batch_size(config: Config, users: int) -> int:
     return max(LEAST_USERS, min(MOST_USERS, users // LEAST_STEPS))
 
 
-def dimensions(config: Config, users: int, items: int) -> int:
+def dimensions(config: Config, users: int, items: int, begun: int | None = None) -> int:
     """`model.dim`, or of spectral what suits a dataset of so many users and items: more dimensions than these have to tell are
-    noise (docs/log.md, "Dimensions of spectral")."""
+    noise (docs/log.md, "Dimensions of spectral"). begun: those of the run that it begins from, whose rows fit no other."""
     if config.model.name != "spectral" or "dim" in config.model.model_fields_set:
         return config.model.dim
+    if begun is not None:
+        return begun
     wanted = math.ceil(min(users, items) / EACH_DIMENSION)
     return max(LEAST_DIMENSIONS, min(MOST_DIMENSIONS, 1 << (wanted - 1).bit_length()))
 
 
-def settled(config: Config, users: int, items: int, dim: int | None = None) -> Config:
-    """With what was left to the dataset, so that a run's settings are whole. dim: of the run that it begins from, which fits
-    no other."""
+def settled(config: Config, users: int, items: int, begun: int | None = None) -> Config:
+    """With what was left to the dataset, so that a run's settings are whole. begun: as `dimensions` takes it."""
     train = config.train.model_copy(update={"batch_size": batch_size(config, users)})
-    suits = dimensions(config, users, items)
-    if dim is not None and "dim" not in config.model.model_fields_set:
-        suits = dim
-    return config.model_copy(update={"train": train, "model": config.model.model_copy(update={"dim": suits})})
+    model = config.model.model_copy(update={"dim": dimensions(config, users, items, begun)})
+    return config.model_copy(update={"train": train, "model": model})
 
 
 def _given(section: Any) -> dict[str, Any]:

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from cluster.tune import Tuned
 
 HEADERS = ("trial", "state", "epochs", "latency ms")
-
-
-DEFAULT = "default"
+DEFAULT = "default"  # of what a trial does not set
 
 
 def table(trials: Sequence[Trial], goal: Goal) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from cluster import runs
 from cluster.tuning import trials
-from cluster.tuning.space import Space, trial_config
+from cluster.tuning.space import Settings, Space, trial_config
 from cluster.tuning.study import Study
 from cluster.tuning.trial import OUTCOME, ROW
 from cluster.tuning.trials import FAILED, OVER, REFUSED, RUNNING, STOPPED, Trial
@@ -122,11 +122,9 @@ class Trials(Searcher):
             trial = replace(self.unfinished.pop(0), state=RUNNING, reason=None)
             self.study.go_on(trial, self._measured(trial))
             return trial
-        if not self.all and (defaults := self._defaults()) is not None:
-            return defaults
         while not self._enough():
             number = max(self.all, default=-1) + 1
-            settings = self.study.ask(number, [trial.settings for trial in self.all.values()])
+            settings = self._settings(number)
             if settings is None:
                 return None
             trial = Trial(number, settings)
@@ -140,17 +138,10 @@ class Trials(Searcher):
                 self.on_trial(refused)
         return None
 
-    def _defaults(self) -> Trial | None:
-        """The first trial: nothing but what is fixed, so that what nobody tuned is chosen from, too. None where that is no
-        model, or all there is."""
-        if len(self.space.fixed) == len(self.space.settings):
-            return None
-        trial = Trial(0, self.space.fixed)
-        try:
-            check_model(self.config_of(trial).model)
-        except ConfigError:
-            return None
-        return trial
+    def _settings(self, number: int) -> Settings | None:
+        """Of a new trial. The first sets nothing but what is fixed, so that what nobody tuned is chosen from, too."""
+        known = [trial.settings for trial in self.all.values()]
+        return self.study.ask(number, known) if known or self.space.is_fixed else self.space.fixed
 
     def _enough(self) -> bool:
         refused = sum(trial.state == REFUSED for trial in self.all.values())

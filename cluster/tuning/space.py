@@ -90,6 +90,11 @@ class Space:
         """What is set in every trial: the values of settings that have one."""
         return {name: domain[0] for name, domain in self.settings.items() if not isinstance(domain, Range) and len(domain) == 1}
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self.fixed) == len(self.settings)
+
     def with_trials(self, trials: int | None) -> "Space":
         """The same with another number of trials, if one is given."""
         return self if trials is None else replace(self, search=self.search.model_copy(update={"trials": trials}))

@@ -71,7 +71,7 @@ def test_popularity_has_no_vectors(root):
     st.lists(st.text(max_size=20), unique=True, min_size=1, max_size=6),
     st.lists(st.text(max_size=20), min_size=60, max_size=60),
 )
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_ids_and_titles(tmp_path, ids, titles):
     world = planted(users=len(ids))
     contents = contents_of(world, titles=titles)
@@ -129,7 +129,7 @@ def test_a_flipped_bit_in_any_file_is_refused(any_bundle):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_flips_and_cuts_are_refused(data, shared_bundle):
     path = data.draw(st.sampled_from(all_files(shared_bundle)))
     good = path.read_bytes()

@@ -256,7 +256,7 @@ def test_names_that_are_no_file_of_a_bundle(bundle, name):
 
 
 @given(name=st.text(max_size=30) | st.from_regex(r"(\.\.?/|/|[a-z]+/)*[a-z.]+", fullmatch=True))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_name_leads_out_of_the_bundle(shared_bundle, name):
     good = (shared_bundle / MANIFEST_FILE).read_bytes(), (shared_bundle / MANIFEST_HASH).read_bytes()
     files = json.loads(good[0])["files"]

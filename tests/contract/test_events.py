@@ -403,7 +403,7 @@ def test_rolled_files_forget_too(open_one: Callable[[], EventStore], tmp_path: P
         max_size=12,
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_it_is_a_list_of_first_comers(
     place: str, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]
 ) -> None:

@@ -143,7 +143,7 @@ fields = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     lines=st.lists(fields, min_size=1, max_size=40),
     options=st.fixed_dictionaries(

@@ -26,7 +26,7 @@ def vectors(draw):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(vectors(), st.sampled_from([7, 1 << 15]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_score_that_reaches_a_floor_is_told_to_be_less(kind, drawn, rows):
     queries, items = drawn
     with pytest.MonkeyPatch.context() as patch:

@@ -91,7 +91,7 @@ def worlds(draw):
     return users, np.array(draw(st.lists(score, min_size=people, max_size=people)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(worlds(), st.sampled_from(["valid", "test"]), st.booleans(), st.sampled_from([None, 1, 2]))
 def test_equals_the_oracle(world, segment, exclude_seen, batch_size):
     users, scores = world
@@ -118,7 +118,7 @@ def test_equals_the_oracle(world, segment, exclude_seen, batch_size):
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 1500), st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_lists_are_what_a_stable_sort_gives(width, k, values, seed):
     # Wide rows go by chunks, narrow ones do not; few distinct values make ties, -inf stands for masked.

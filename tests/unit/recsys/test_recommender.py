@@ -144,7 +144,7 @@ def eligible(request):
 
 
 @given(st.lists(any_request(), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_exactly_k_whatever_is_filtered(any_index, asked):
     for request, answer in zip(asked, any_index.recommend(asked), strict=True):
         possible = eligible(request)
@@ -218,7 +218,7 @@ def test_all_but_three_and_all_filtered(any_index):
 
 
 @given(st.lists(any_request(), min_size=2, max_size=12))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_answer_does_not_depend_on_its_neighbours(any_index, asked):
     for request, answer in zip(asked, any_index.recommend(asked), strict=True):
         alone = ask(any_index, **vars(request))

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -57,7 +57,6 @@ def by_hand(scores, k, dials, diversity, directions):
     st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     st.sampled_from([0.0, -1.0, 0.5]),
 )
-@settings(deadline=None)
 def test_the_order_is_that_of_the_definition(scores, k, diversity, turned):
     directions = np.eye(4, dtype=np.float32)[np.arange(len(scores)) % 4]  # exact products: no rounding decides
     dials = [(turned, rerank.standing(np.arange(len(scores)) * 7 % 11, np.ones(len(scores), bool)))] if turned else []

@@ -377,7 +377,7 @@ def test_bad_values_are_told_apart():
     assert reasons(time=times) == [TIME_RANGE, TIME_RANGE, TIME_RANGE, TIME_RANGE, TIME_TEXT, TIME_TEXT, TIME_TEXT]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     moments=st.lists(st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1)), min_size=1),
     form=st.sampled_from(["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S+00:00", "%Y%m%dT%H%M%S"]),
@@ -396,7 +396,7 @@ def test_iso_times_are_unix_seconds(moments, form):
 titles = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from('",\n\r\0<b>\u202eא\U0001f600')), max_size=12)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(names=st.lists(titles, min_size=1, max_size=8))
 def test_titles_come_back_byte_for_byte(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("titles")

@@ -22,7 +22,7 @@ COLUMNS = Columns(*NAMES)
 DAT, CSV = Delimited("::", NAMES, COLUMNS), Delimited(",", NAMES, COLUMNS, quoted=True)
 REVIEWED = Delimited(",", (*NAMES, "review"), COLUMNS, quoted=True)
 
-unhurried = settings(deadline=None, max_examples=60)  # a busy machine is no fault of the parser
+fewer = settings(max_examples=60)
 plain = st.text(st.characters(codec="utf-8", exclude_characters=':,\t"\r\n'), min_size=1, max_size=8)
 odd = '",\0\u202eא\U0001f600'
 quotable = st.text(
@@ -45,7 +45,7 @@ def events(parsed: Parsed) -> list[tuple[str, str, int, int]]:
     return list(zip(*(parsed.events.column(name).to_pylist() for name in columns), strict=True))
 
 
-@unhurried
+@fewer
 @given(
     rows=rows_of["plain"], newline=st.sampled_from(["\n", "\r\n"]), last=st.booleans(), delimiter=st.sampled_from(["::", "\t"])
 )
@@ -56,7 +56,7 @@ def test_plain_text_comes_back_byte_for_byte(rows, newline, last, delimiter):
     assert not len(parsed.rejects)
 
 
-@unhurried
+@fewer
 @given(
     rows=rows_of["quoted"],
     newline=st.sampled_from(["\n", "\r\n"]),
@@ -68,7 +68,7 @@ def test_quoted_csv_comes_back_byte_for_byte(rows, newline, quoting):
     assert not len(parsed.rejects)
 
 
-@unhurried
+@fewer
 @given(data=st.binary(max_size=60), layout=st.sampled_from([DAT, CSV]))
 def test_whatever_the_bytes_every_line_is_an_event_or_a_reject(data, layout):
     parsed = parse(data, layout)
@@ -78,7 +78,7 @@ def test_whatever_the_bytes_every_line_is_an_event_or_a_reject(data, layout):
     assert all(parsed.events.column(schema.USER_ID).to_pylist()) and all(parsed.events.column(schema.ITEM_ID).to_pylist())
 
 
-@unhurried
+@fewer
 @given(
     lines=st.lists(
         st.one_of(
@@ -146,14 +146,14 @@ def test_a_control_character_in_the_text_is_not_taken_for_the_delimiter():
     assert events(parse(b"a\x1fb::c::5::1", DAT)) == [("a\x1fb", "c", 5, 1)]
 
 
-@unhurried
+@fewer
 @given(rows=rows_of["quoted"], size=st.integers(1, 40), quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
 def test_ranges_cut_anywhere_give_the_rows_of_the_whole(tmp_path_factory, rows, size, quoting):
     data = as_csv(rows, "\n", quoting) or b"a,b,1,1,\n"
     assert_ranges_give_the_whole(tmp_path_factory.mktemp("cut"), data, REVIEWED, size)
 
 
-@unhurried
+@fewer
 @given(
     data=st.lists(st.sampled_from([b"a::1::5::1\n", b"\n", b"b::2::x::1\r\n", b"c::3\r", b"\r\n"]), min_size=1),
     size=st.integers(1, 40),

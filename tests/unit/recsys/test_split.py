@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data import split
 from recsys.data.split import TEST, TRAIN, VALID, Events, fresh_events
 
-unhurried = settings(deadline=None)
 histories = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=9), min_size=1, max_size=4)
 
 
@@ -79,7 +78,6 @@ def test_repeats(repeats, expected):
     assert cut(events, split.leave_last_out(events, 1), repeats) == [expected]
 
 
-@unhurried
 @given(
     head=st.lists(st.integers(0, 5), min_size=1, max_size=6), tails=st.tuples(*[st.lists(st.integers(0, 5), max_size=6)] * 2)
 )
@@ -93,7 +91,6 @@ def test_by_time_nothing_after_the_border_changes_what_is_before(head, tails, re
         assert first[1] == second[1]
 
 
-@unhurried
 @given(
     items=st.lists(st.integers(0, 5), min_size=3, max_size=9),
     other=st.integers(6, 9),
@@ -111,7 +108,6 @@ def test_leave_last_out_another_test_item_changes_nothing_earlier(items, other, 
     assert after[2] == [other]
 
 
-@unhurried
 @given(
     users=histories,
     repeats=st.sampled_from(["last", "first", "keep"]),

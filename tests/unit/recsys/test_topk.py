@@ -51,7 +51,7 @@ def searches(draw):
     st.sampled_from([1, 5, 1 << 10]),
     st.sampled_from([32, 320]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search, kind, rows, crowded, longest):
     queries, items, k, hidden, some_are_for_nobody = search
     never = np.arange(0, len(items), 3, dtype=np.int32) if some_are_for_nobody else None

@@ -18,7 +18,7 @@ from serve.problems import PROBLEMS
 from tests.asgi import AppClient
 
 JSON = {"Content-Type": "application/json"}
-fuzzed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+fuzzed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 
 
 def assert_problem(response: httpx.Response, code: str | None = None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_no_request_makes_the_service_fail(schema: schemathesis.BaseSchema) -> N
 
 def fuzz(cases: SearchStrategy[schemathesis.Case]) -> None:
     @given(case=cases)
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck), database=None)
     def answers(case: schemathesis.Case) -> None:
         response = case.call(headers={"Authorization": f"Bearer {KEY}"})
         assert response.status_code < 500 or response.status_code == 503, f"{case.method} {case.path}: {response.text}"
