@@ -34,7 +34,7 @@ class Ours:
 
     def __init__(self, data: HeldOut, config: Config) -> None:
         manifest = data.manifest
-        self.data, self.config = data, (config := settled(config, manifest.users, manifest.items))
+        self.data, self.config = data, (config := settled(config, manifest.users, manifest.items, manifest.events))
         self.hardware = hardware.choose(config.train)
         self.catalogue = catalogue_of(data.dataset, manifest)
         self.model = build(config.model, self.catalogue, config.train.seed)

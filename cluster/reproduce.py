@@ -90,7 +90,8 @@ class _Trial:
     def configs(self) -> list[Config]:
         """Those of the choosing run, or of each part's."""
         settings = [self.recipe.settings(self.asked, self.folder / "runs", part) for part in self.recipe.parts or (None,)]
-        return [settled(config, self.data.manifest.users, self.data.manifest.items) for config in settings]
+        manifest = self.data.manifest
+        return [settled(config, manifest.users, manifest.items, manifest.events) for config in settings]
 
     @property
     def name(self) -> str:

@@ -207,7 +207,8 @@ class _Watch:
 
 
 def _settled(config: Config, manifest: DatasetManifest, begin_from: Path | None) -> Config:
-    return settled(config, manifest.users, manifest.items, None if begin_from is None else runs.dimensions(begin_from))
+    begun = None if begin_from is None else runs.dimensions(begin_from)
+    return settled(config, manifest.users, manifest.items, manifest.events, begun)
 
 
 def _result(folder: Path, before: runs.Before, seconds: float) -> RunResult:

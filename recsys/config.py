@@ -40,6 +40,7 @@ BLENDED = ("mf", "ials", "spectral", "sasrec", "two_tower")
 OF_HISTORIES = ("sasrec", "two_tower")
 EACH_DIMENSION, LEAST_DIMENSIONS, MOST_DIMENSIONS = 32, 8, 256  # users or items, of spectral
 LEAST_USERS, MOST_USERS, LEAST_STEPS, POSITIVES = 8, 128, 40, 4096
+AVERAGED, AVERAGED_EPOCHS, LEAST_AVERAGED = ("mf",), 4, 100  # models; epochs that the mean reaches back; steps of one, at least
 
 # What suits a model where nothing is set, if it is not what the settings below say (which is what suits mf).
 SUITED: dict[str, dict[str, dict[str, Any]]] = {
@@ -217,9 +218,9 @@ class TrainConfig(Section):
     """Row-wise optimizer of the tables: only rows a step touched are read and written. Other parameters have Adam."""
     learning_rate: float = Field(0.01, gt=0)
     """Step size at the first epoch. sasrec: 0.002; two_tower: 0.001."""
-    average: float = Field(0.0, ge=0, lt=1)
+    average: float | None = Field(None, ge=0, lt=1)
     """Decay, a step, of a running mean of the weights, which is then what is measured and kept; 0: the weights themselves.
-    sasrec: 0.999."""
+    sasrec: 0.999. Unset: of mf such that it reaches four epochs back, where one has 100 steps or more; else 0."""
     teacher_weight: float = Field(0.5, ge=0, le=1)
     """--teacher: the part of the loss that is learnt from the teacher's scores; the rest is from what was watched."""
     teacher_temperature: float = Field(1.0, gt=0)
@@ -398,9 +399,20 @@ def dimensions(config: Config, users: int, items: int, begun: int | None = None)
     return max(LEAST_DIMENSIONS, min(MOST_DIMENSIONS, 1 << (wanted - 1).bit_length()))
 
 
-def settled(config: Config, users: int, items: int, begun: int | None = None) -> Config:
-    """With what was left to the dataset, so that a run's settings are whole. begun: as `dimensions` takes it."""
-    train = config.train.model_copy(update={"batch_size": batch_size(config, users)})
+def average(config: Config, users: int, events: int) -> float:
+    """`train.average`, or what suits a dataset of so many users and events. A row is changed a few times in an epoch, each time
+    by the noise of one step; of small datasets an epoch itself is a few steps (docs/log.md, "A mean of tables")."""
+    if config.train.average is not None:
+        return config.train.average
+    steps = events // batch_size(config, users)
+    return 1 - 1 / (AVERAGED_EPOCHS * steps) if config.model.name in AVERAGED and steps >= LEAST_AVERAGED else 0.0
+
+
+def settled(config: Config, users: int, items: int, events: int, begun: int | None = None) -> Config:
+    """With what was left to the dataset, so that a run's settings are whole. events: all, held out or not, so that a refit has
+    the same. begun: as `dimensions` takes it."""
+    mean, size = average(config, users, events), batch_size(config, users)
+    train = config.train.model_copy(update={"batch_size": size, "average": mean})
     model = config.model.model_copy(update={"dim": dimensions(config, users, items, begun)})
     return config.model_copy(update={"train": train, "model": model})
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-# The mean is brought up to date every so many steps: a pass over all weights costs as much as a small step.
-EVERY = 8
+# The mean is brought up to date every so many steps at least: a pass over all weights costs as much as a small step, over large
+# tables as many. One that reaches far back is brought up to date less often, so many times in its reach of 1 / (1 − decay).
+EVERY, TIMES = 8, 128
 
 
 class WeightMean(Optimizer):
@@ -21,7 +22,7 @@ class WeightMean(Optimizer):
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         super().__init__(list(parameters), {"lr": 0.0})
-        self.decay = decay
+        self.decay, self.every = decay, max(EVERY, round(1 / (1 - decay) / TIMES))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -31,9 +32,9 @@ class WeightMean(Optimizer):
             state["step"] = state.get("step", 0) + 1
             if "mean" not in state:
                 state["mean"] = parameter.detach().clone()
-            elif state["step"] % EVERY == 0:
+            elif state["step"] % self.every == 0:
                 decay = min(self.decay, (1 + state["step"]) / (10 + state["step"]))
-                state["mean"].lerp_(parameter, 1 - decay**EVERY)
+                state["mean"].lerp_(parameter, 1 - decay**self.every)
 
     def swap(self) -> None:
         """Have the model compute with the means, or, called again, with its weights."""

@@ -69,7 +69,8 @@ class RowOptimizer(Optimizer):
             for table in group["params"]:
                 rows, gradient = row_gradient(table)
                 change = self.change(self.state[table], rows, gradient)
-                table.index_add_(0, rows, change, alpha=-group["lr"])
+                # The rows are distinct; index_add_ goes one by one on a CPU, and takes three times as long.
+                table.index_copy_(0, rows, table[rows].sub_(change, alpha=group["lr"]))
 
 
 class RowAdam(RowOptimizer):

@@ -226,8 +226,8 @@ def test_what_the_dataset_settles_is_left_to_it(tmp_path):
     space = Space({"model.name": ("spectral",), "model.popularity_power": (0.3, 0.4)}, GOAL, Search(trials=2))
     config = Config.model_validate(searcher(tmp_path, space).suggest("a")["config"])
     assert (
-        settled(config, 943, 1682).model.dim
-        == settled(load_config(overrides=["model.name=spectral"]), 943, 1682).model.dim
+        settled(config, 943, 1682, 100_000).model.dim
+        == settled(load_config(overrides=["model.name=spectral"]), 943, 1682, 100_000).model.dim
         == 32
     )
 

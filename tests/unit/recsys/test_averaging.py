@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.training.averaging import EVERY, WeightMean, averaged
+from recsys.training.averaging import EVERY, TIMES, WeightMean, averaged
 
 
 def walked(steps: int, decay: float) -> tuple[nn.Parameter, WeightMean]:
@@ -26,6 +26,16 @@ def test_the_mean_is_that_of_the_formula():
     with averaged([mean]):
         assert weight.tolist() == pytest.approx([expected] * 2)
     assert weight.tolist() == [3 * EVERY] * 2
+
+
+def test_one_that_reaches_far_is_brought_up_to_date_less_often():
+    weight, mean = walked(63, 1 - 1 / (64 * TIMES))
+    with averaged([mean]):
+        assert weight[0] == 1
+    weight.data.fill_(64)
+    mean.step()
+    with averaged([mean]):
+        assert 1 < weight[0] < 64
 
 
 def test_the_weights_come_back_after_an_error():

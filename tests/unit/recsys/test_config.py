@@ -22,11 +22,12 @@ def test_sections_made_by_hand_are_completed_alike():
 
 def test_few_users_make_small_batches_and_a_batch_that_is_set_stands():
     sizes = {
-        users: settled(load_config(overrides=["model.name=sasrec"]), users, 99).train.batch_size for users in (9, 671, 6040)
+        users: settled(load_config(overrides=["model.name=sasrec"]), users, 99, 999).train.batch_size
+        for users in (9, 671, 6040)
     }
     assert sizes == {9: 8, 671: 16, 6040: 128}
-    assert settled(load_config(), 9, 99).train.batch_size == 4096
-    assert settled(load_config(overrides=["model.name=sasrec", "train.batch_size=64"]), 9, 99).train.batch_size == 64
+    assert settled(load_config(), 9, 99, 999).train.batch_size == 4096
+    assert settled(load_config(overrides=["model.name=sasrec", "train.batch_size=64"]), 9, 99, 999).train.batch_size == 64
 
 
 def test_what_was_saved_comes_back_whatever_suits_now(monkeypatch):
@@ -46,11 +47,20 @@ def test_every_setting_that_suits_a_model_exists():
 )
 def test_spectral_has_as_many_dimensions_as_there_is_to_tell(users, items, dim):
     config = load_config(overrides=["model.name=spectral"])
-    assert settled(config, users, items).model.dim == dim
-    assert settled(config, users, items, begun=64).model.dim == 64  # as the run that it begins from
+    assert settled(config, users, items, 999).model.dim == dim
+    assert settled(config, users, items, 999, begun=64).model.dim == 64  # as the run that it begins from
     told = load_config(overrides=["model.name=spectral", "model.dim=48"])
-    assert settled(told, users, items).model.dim == settled(told, users, items, begun=64).model.dim == 48
-    assert settled(load_config(), users, items, begun=128).model.dim == 64  # the others' do not depend on the dataset
+    assert settled(told, users, items, 999).model.dim == settled(told, users, items, 999, begun=64).model.dim == 48
+    assert settled(load_config(), users, items, 999, begun=128).model.dim == 64  # the others' do not depend on the dataset
+
+
+@pytest.mark.parametrize(("events", "average"), [(4096 * 100 - 1, 0.0), (4096 * 100, 0.9975), (4096 * 250, 0.999)])
+def test_tables_of_gradients_are_averaged_over_epochs_where_one_is_many_steps(events, average):
+    for model, mean in (("mf", average), ("ials", 0.0), ("two_tower", 0.0), ("sasrec", 0.999), ("popularity", 0.0)):
+        config = load_config(overrides=[f"model.name={model}"])
+        assert settled(config, 10**6, 99, events).train.average == pytest.approx(mean)
+    assert settled(load_config(overrides=["train.average=0.5"]), 99, 99, events).train.average == 0.5
+    assert settled(load_config(overrides=["train.average=0"]), 99, 99, events).train.average == 0
 
 
 def test_whoever_learns_ratings_is_chosen_by_their_error():
