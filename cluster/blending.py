@@ -29,7 +29,8 @@ from recsys.models.blend import Blend
 # Validation users by whom weights are chosen: what a weight is worth changes slowly.
 ASKED = 5_000
 
-# Of a part's scores, whose spread is made that of the best part's; 0 leaves it out. Then once more about what was best.
+# Of a part's scores, whose spread is made that of the best part's; 0 leaves it out. Then once more about what was best, and on
+# upwards while the largest is.
 TIMES, FINER = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5), (0.6, 0.8, 1.25, 1.6)
 
 OnNote = Callable[[str], None]
@@ -191,6 +192,7 @@ class _Search:
             self.note(f"with {self.names[part]} times {times[part]:g}: {self.metric} {best:.4f}")
         for part in range(1, len(times)):
             best = self._improved(times, part, [times[part] * finer for finer in FINER], best)
+            best = self._upwards(times, part, best)
         self.note(f"of {', '.join(f'{n} {t:.3g}' for n, t in zip(self.names, times, strict=True))}: {self.metric} {best:.4f}")
         if not any(times[1:]):
             raise ConfigError(f"No blend is better on validation than {self.names[0]} alone.")
@@ -202,6 +204,14 @@ class _Search:
             tried = [*times[:part], candidate, *times[part + 1 :]]
             if candidate != times[part] and (worth := self._worth(tried)) > best:
                 best, times[part] = worth, candidate
+        return best
+
+    def _upwards(self, times: list[float], part: int, best: float) -> float:
+        """Where the largest that was tried is best, larger ones, as long as they are better yet."""
+        largest = TIMES[-1] * FINER[-1]
+        while times[part] >= largest:
+            largest = times[part] * FINER[-1]
+            best = self._improved(times, part, [largest], best)
         return best
 
     def _by_spread(self, times: Sequence[float]) -> list[float]:

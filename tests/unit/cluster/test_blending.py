@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster import runs
-from cluster.blending import _config, _is_done
+from cluster.blending import _config, _is_done, _Search
 from cluster.finished import PARTS, helping
 from cluster.measuring import every_nth
 from recsys.config import load_config
@@ -45,3 +45,16 @@ def test_parts_that_do_not_help_are_left_out():
 )
 def test_every_so_many_are_asked_of_those_who_can_have_events(users, events, every):
     assert every_nth(SimpleNamespace(users=users, segments={"valid": events}), 100) == every
+
+
+@pytest.mark.parametrize("peak", [0.0, 0.3, 1.0, 2.4, 7.0, 50.0])
+def test_the_best_weight_is_found_wherever_it_is(monkeypatch, peak):
+    """A part that deserves 50 times the first's weight gets about that; one that deserves none gets 0."""
+    monkeypatch.setattr(_Search, "__init__", lambda self: None)
+    monkeypatch.setattr(_Search, "_worth", lambda self, times: 1 - abs(times[1] - peak) - abs(times[2] - 0.4))
+    search = _Search()
+    search.items, search.spreads, search.names = [None] * 3, [1.0, 2.0, 1.0], ["one", "two", "three"]
+    search.metric, search.note = "ndcg@10", lambda text: None
+    first, second, third = search.weights()
+    assert (first, third) == (1.0, 0.4)
+    assert second * 2 == pytest.approx(peak, rel=0.27)
