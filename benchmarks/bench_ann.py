@@ -201,8 +201,8 @@ def describe(figures: dict[str, Any], options: argparse.Namespace) -> str:
     )
     return f"""
 `python benchmarks/bench_ann.py`: milliseconds a query, in batches of {BATCH} and alone, {options.threads} thread(s), {DIM}
-dimensions, in turn. Each graph searches with the least effort (ef) that reaches recall@10 ≥ {RECALL} against exact search. Vectors are
-resampled with noise from a truncated SVD of ml-1m. {absent}
+dimensions, in turn. Each graph searches with the least effort (ef) that reaches recall@10 ≥ {RECALL} against exact search.
+Vectors are resampled with noise from a truncated SVD of ml-1m. {absent}
 
 {table(("items", "", "median", "min", "max", "alone, median", "recall@10", "effort", "build s"), rows)}
 
