@@ -251,7 +251,7 @@ class IndexConfig(Section):
 
     kind: Literal["auto", "flat", "hnsw", "ivf"] = "auto"
     """FAISS index; auto chooses by the size of the catalogue."""
-    flat_until: int = Field(100_000, ge=0)
+    flat_until: int = Field(300_000, ge=0)
     """auto: up to this many items the index is exact."""
     hnsw_until: int = Field(2_000_000, ge=0)
     """auto: up to this many items HNSW, beyond it IVF."""

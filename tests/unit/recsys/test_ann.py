@@ -27,7 +27,7 @@ INDEXED = np.setdiff1d(np.arange(1500), np.arange(0, 1500, 7)).astype(np.int32)
 
 
 @pytest.mark.parametrize(
-    ("items", "kind"), [(0, "flat"), (100_000, "flat"), (100_001, "hnsw"), (2_000_000, "hnsw"), (2_000_001, "ivf")]
+    ("items", "kind"), [(0, "flat"), (300_000, "flat"), (300_001, "hnsw"), (2_000_000, "hnsw"), (2_000_001, "ivf")]
 )
 def test_kind_by_size(items, kind):
     assert ann.choose(items, IndexConfig()) == kind
