@@ -113,10 +113,11 @@ def against(trainings: Mapping[str, Training], own: str) -> dict[str, dict[str, 
 def config_of(options: argparse.Namespace, *more: str) -> Config:
     told = [f"model.dim={options.dim}", f"train.seed={options.seed}", f"train.threads={options.threads}"]
     fixed = ["model.name=mf", "train.metric_ks=[10]", f"train.metric={contest.METRIC}", "cluster.num_workers=1"]
-    return load_config(overrides=[*fixed, *told, *more, *options.set])
+    return load_config(overrides=[*fixed, *told, *options.set, *more])
 
 
-def describe(options: argparse.Namespace, figures: dict[str, Any]) -> str:
+def speeds(figures: dict[str, Any]) -> str:
+    """Of each contender: its rate, its best epoch and what that is worth."""
     rows = [
         (
             name,
@@ -141,12 +142,21 @@ def describe(options: argparse.Namespace, figures: dict[str, Any]) -> str:
         "test NDCG@10",
         "test HR@10",
     )
-    equal = [
+    return table(headers, rows)
+
+
+def seconds_to_equal(figures: dict[str, Any]) -> str:
+    """Of each of ours against each peer."""
+    rows = [
         (own, name, figures["times_as_fast"][own][name], MUST[name], told["valid"], told["theirs"], told["ours"], told["times"])
         for own, peers in figures["seconds_to_equal_ndcg"].items()
         for name, told in peers.items()
     ]
-    equal_headers = ("", "against", "times its positives/s", "goal", "valid NDCG@10", "its seconds to that", "ours", "times")
+    headers = ("", "against", "times its positives/s", "goal", "valid NDCG@10", "its seconds to that", "ours", "times")
+    return table(headers, rows)
+
+
+def describe(options: argparse.Namespace, figures: dict[str, Any]) -> str:
     versions = "; ".join(figures["peers"].values())
     timed = min(made["timed_epochs"] for made in figures["contenders"].values())
     return f"""
@@ -162,11 +172,11 @@ step share ({figures["ours"]["precision"]}), a mean of the tables over many step
 their own settings ({versions}). RecBole draws one negative a positive. So does implicit, and leaves both out where the user has
 watched the negative: these do not count.
 
-{table(headers, rows)}
+{speeds(figures)}
 
 Seconds of training until validation NDCG@10 is what the worse of the two reaches at its best:
 
-{table(equal_headers, equal)}
+{seconds_to_equal(figures)}
 {pinned.missing(figures["not_run"])}"""
 
 

@@ -237,6 +237,9 @@ def test_a_checkpoint_of_two_goes_on_with_one_and_the_other_way_round(one, two, 
     config = planted.config_of(train=settings, **CASES[case])
     by_one = checkpoint.load(two / case / "checkpoint", planted.start(world, config, seed=7))
     assert torch.equal(by_one.weights()["user_table"], checkpoint.read_weights(two / case / "checkpoint")["user_table"])
+    means = [state["mean"] for optimizer in by_one.optimizers for state in optimizer.state.values() if "mean" in state]
+    assert len(means) == (2 if case == "averaged" else 0)
+    assert not any(torch.equal(mean, table) for mean in means for table in by_one.weights().values())
     for part in range(14):  # twelve ranges of users: two workers have none
         owned = planted.owned_by(part, 14)
         assert len(owned) == (planted.USERS // 12 if part < 12 else 0)
