@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from recsys.config import IndexConfig
 from recsys.retrieval import ann
 from recsys.retrieval.products import Int8Products
-from recsys.retrieval.topk import NOTHING, order, top_k
+from recsys.retrieval.topk import orders, top_k
 
 K, DIM, BATCH, RECALL = 10, 64, 64, 0.99
 EFS = (16, 32, 64, 128, 256, 512, 1024)
@@ -117,7 +117,7 @@ def build_exact(vectors: np.ndarray) -> tuple[float, Callable[[int], Search]]:
 
 
 def build_ours(vectors: np.ndarray) -> tuple[float, Callable[[int], Search]]:
-    """As the Recommender searches: over-fetched, rescored row by row, sorted by (-score, item)."""
+    """As the Recommender searches: over-fetched, rescored one by one, sorted by (-score, item)."""
     began = time.perf_counter()
     index, report = ann.build(vectors, np.arange(len(vectors), dtype=np.int32), IndexConfig(kind="hnsw"))
     seconds = time.perf_counter() - began
@@ -126,10 +126,7 @@ def build_ours(vectors: np.ndarray) -> tuple[float, Callable[[int], Search]]:
         tuned = report.model_copy(update={"parameters": report.parameters | {"ef_search": effort}})
 
         def search(queries: np.ndarray) -> np.ndarray:
-            found = ann.search(index, tuned, queries, K + ann.OVER_FETCH)
-            return np.stack(
-                [order(query, vectors, row[row != NOTHING], K)[0] for query, row in zip(queries, found, strict=True)]
-            )
+            return orders(queries, vectors, ann.search(index, tuned, queries, ann.candidates(tuned, K)), K)[0]
 
         return search
 

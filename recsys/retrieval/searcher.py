@@ -17,7 +17,7 @@ from recsys.retrieval import ann
 from recsys.retrieval.audit import Audit
 from recsys.retrieval.filters import Items, bucket, compressed, contains, without
 from recsys.retrieval.requests import ServedBy
-from recsys.retrieval.topk import NOTHING, order, top_k
+from recsys.retrieval.topk import NOTHING, order, orders, top_k
 
 FEW = 4096  # so many allowed items are scored one by one, faster than anything cleverer
 MOST_FETCHED = 4096  # candidates the index is asked for; a request that hides more is answered exactly
@@ -123,16 +123,16 @@ class Searcher:
     def _ann(self, queries: Sequence[Query], places: list[int], size: int, told: _Told) -> dict[int, Found]:
         """Lists from the index; without those that came out short, which exact search then completes."""
         vectors_BD = _stacked(queries, places)
+        candidates_BC = ann.search(self._index, self._report, vectors_BD, size)
+        seen = compressed([queries[place].hidden for place in places])
+        longest = max(queries[place].k for place in places)
         found = {}
-        for place, candidates in zip(places, ann.search(self._index, self._report, vectors_BD, size), strict=True):
+        for place, ids, scores in zip(places, *orders(vectors_BD, self._vectors_ND, candidates_BC, longest, seen), strict=True):
             query = queries[place]
-            kept = without(np.unique(candidates[candidates != NOTHING]), query.hidden)
-            if len(kept) >= min(query.k, self._eligible(query)):
-                found[place] = self._by_index(query, kept, told)
+            end = min(query.k, int((ids != NOTHING).sum()))
+            if end >= min(query.k, self._eligible(query)):
+                found[place] = _by_index(ids[:end], scores[:end], told)
         return found
-
-    def _by_index(self, query: Query, kept: Items, told: _Told) -> Found:
-        return Found(*order(_vector(query), self._vectors_ND, kept, query.k), "ann", told.degraded, told.degraded is not None)
 
     def _eligible(self, query: Query) -> int:
         return len(self._indexed) - int(contains(self._indexed, query.hidden).sum())
@@ -145,7 +145,7 @@ class Searcher:
             candidates = ann.search(self._index, self._report, _vector(query)[None], self._candidates(query), only_N=may_N)[0]
             kept = np.unique(candidates[candidates != NOTHING]).astype(np.int32)
             if len(kept) >= min(query.k, eligible):
-                return self._by_index(query, kept, told)
+                return _by_index(*order(_vector(query), self._vectors_ND, kept, query.k), told)
         return self._among(query, np.flatnonzero(may_N).astype(np.int32), told)
 
     def _may(self, query: Query) -> NDArray[np.bool_]:
@@ -184,6 +184,10 @@ class Searcher:
         if query.mode == "exact" or (query.mode == "auto" and ann.is_exact(self._report)):
             return None
         return told.why_exact or (NARROWED if query.mode == "ann" else None)
+
+
+def _by_index(items: Items, scores: NDArray[np.float32], told: _Told) -> Found:
+    return Found(items, scores, "ann", told.degraded, told.degraded is not None)
 
 
 def _asks_index(query: Query, told: _Told) -> bool:

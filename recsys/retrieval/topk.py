@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.retrieval.filters import contains
 from recsys.retrieval.products import Float32Products, Products, Scores, rounding
 
 Floats = NDArray[np.float32]
@@ -23,7 +24,7 @@ Seen = tuple[NDArray[np.int64], Items]
 NOTHING = -1  # pads a list that ran out of items; its score is -inf
 QUERIES = 64  # queries searched together
 LEAST_GROUPS = 512  # groups whose maxima give the first floor
-AT_ONCE = 1 << 18  # numbers of the vectors that are scored one by one: 8 MB with what that takes
+AT_ONCE = 1 << 13  # numbers of the vectors that are scored one by one: so few that malloc does not map memory anew for each
 MOST_CANDIDATES = 1 << 16  # candidates kept before the floors are raised; of long lists more
 
 SIGN, LARGEST = np.uint32(1 << 31), np.uint32((1 << 32) - 1)  # bits of a float
@@ -67,13 +68,35 @@ def order(query_D: Floats, items_ND: Floats, candidates: NDArray[np.integer], k:
     return candidates[best].astype(np.int32), scores[best]
 
 
+def orders(
+    queries_BD: Floats, items_ND: Floats, candidates_BC: NDArray[np.integer], k: int, seen: Seen | None = None
+) -> tuple[Items, Floats]:
+    """`order` of many queries at once, each of its own candidates, less what it has `seen`: the same lists, bit by bit.
+
+    candidates_BC: in any order, an item more than once or not, padded with NOTHING. Returns ids [B, K] and scores [B, K],
+    K = min(k, C), padded with NOTHING and -inf.
+    """
+    items_BC = np.sort(candidates_BC, axis=1).astype(np.int32)
+    queries, items = np.repeat(np.arange(len(items_BC)), items_BC.shape[1]), items_BC.ravel()
+    left_out_BC = items_BC == NOTHING
+    left_out_BC[:, 1:] |= items_BC[:, 1:] == items_BC[:, :-1]
+    if seen is not None:
+        left_out_BC |= _are_seen(seen, queries, items, len(items_ND)).reshape(items_BC.shape)
+    scores_BC = _scores(queries_BD, items_ND, queries, items).reshape(items_BC.shape)
+    scores_BC[left_out_BC], items_BC[left_out_BC] = -np.inf, NOTHING
+    # A number each, from the best: these are sorted many times as fast as pairs.
+    keys_BC = ((LARGEST ^ _rank(scores_BC)).astype(np.uint64) << np.uint64(32)) | items_BC.view(np.uint32)
+    keys_BK = np.sort(keys_BC, axis=1)[:, :k]
+    return keys_BK.astype(np.uint32).view(np.int32), _of_rank(LARGEST ^ (keys_BK >> np.uint64(32)).astype(np.uint32))
+
+
 def rescore(query: Floats, vectors_CD: Floats) -> Floats:
     """[C] inner products with one query [D] or with one each [C, D].
 
     NumPy sums each row by itself, so a row's result depends on that row alone; that of a matrix product does not.
     """
     scores: Floats = (vectors_CD.astype(np.float64) * query).sum(axis=1).astype(np.float32)
-    return scores
+    return scores + np.float32(0)  # -0.0 is 0.0
 
 
 def nearest(vectors_ND: Floats, items: Items, item: int, k: int) -> tuple[Items, Floats]:
@@ -158,13 +181,7 @@ class _Candidates:
         queries, items, _ = self._found[0]
         scores = self._true(queries, items)
         kept = scores >= self._floors_B[queries]
-        queries, items, scores = queries[kept], items[kept], scores[kept]
-        best = np.lexsort((items, -scores, queries))
-        queries, items, scores = queries[best], items[best], scores[best]
-        places = np.arange(len(items)) - np.searchsorted(queries, np.arange(len(ids_BK)))[queries]
-        kept = places < self._k
-        ids_BK[queries[kept], places[kept]] = items[kept]
-        scores_BK[queries[kept], places[kept]] = scores[kept]
+        _fill(queries[kept], items[kept], scores[kept], ids_BK, scores_BK)
         return np.flatnonzero(self._is_crowded_B)
 
     def _first_floors(self, scores_BR: Floats, start: int) -> Floats:
@@ -208,12 +225,33 @@ class _Candidates:
         return _kth_of_each(queries, scores, len(self._queries_BD), self._k)
 
     def _true(self, queries: Places, items: Items) -> Floats:
-        """Scores, each computed by itself, some at a time."""
-        scores, step = np.empty(len(items), np.float32), max(1, AT_ONCE // self._items_ND.shape[1])
-        for first in range(0, len(items), step):
-            part = slice(first, first + step)
-            scores[part] = rescore(self._queries_BD[queries[part]], self._items_ND[items[part]])
-        return scores
+        return _scores(self._queries_BD, self._items_ND, queries, items)
+
+
+def _are_seen(seen: Seen, queries: Places, items: Items, count: int) -> NDArray[np.bool_]:
+    """For each pair whether the query has seen the item, of `count` items: by a number each, looked up all at once."""
+    offsets, seen_items = seen
+    of_seen = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return contains(of_seen * count + seen_items, queries * count + items)
+
+
+def _scores(queries_BD: Floats, items_ND: Floats, queries: Places, items: NDArray[np.integer]) -> Floats:
+    """Of pairs, each computed by itself, some at a time."""
+    scores, step = np.empty(len(items), np.float32), max(1, AT_ONCE // items_ND.shape[1])
+    for first in range(0, len(items), step):
+        part = slice(first, first + step)
+        scores[part] = rescore(queries_BD[queries[part]], items_ND[items[part]])
+    return scores
+
+
+def _fill(queries: Places, items: NDArray[np.integer], scores: Floats, ids_BK: Items, scores_BK: Floats) -> None:
+    """Each query's list, its best by (-score, item)."""
+    best = np.lexsort((items, -scores, queries))
+    queries, items, scores = queries[best], items[best], scores[best]
+    places = np.arange(len(items)) - np.searchsorted(queries, np.arange(len(ids_BK)))[queries]
+    kept = places < ids_BK.shape[1]
+    ids_BK[queries[kept], places[kept]] = items[kept]
+    scores_BK[queries[kept], places[kept]] = scores[kept]
 
 
 def _at(scores_BR: Floats, mask_BR: NDArray[np.bool_], start: int) -> Found:

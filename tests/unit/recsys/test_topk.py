@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.retrieval import topk
 from recsys.retrieval.products import Float32Products, Int8Products
-from recsys.retrieval.topk import NOTHING, nearest, rescore, top_k
+from recsys.retrieval.topk import NOTHING, nearest, order, orders, rescore, top_k
 
 KINDS = [Float32Products, Int8Products]
 
@@ -66,6 +66,21 @@ def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search,
     gone = set() if never is None else set(never.tolist())
     assert as_lists(ids_BK) == by_sorting(queries, items, k, [some | gone for some in hidden])
     assert (np.isinf(scores_BK) == (ids_BK == NOTHING)).all()
+
+
+@given(searches(), st.integers(1, 64))
+def test_candidates_of_many_queries_are_ordered_as_those_of_each_alone(search, width):
+    queries, items, k, hidden, _ = search
+    rng = np.random.default_rng(len(items))
+    candidates_BC = rng.integers(NOTHING, len(items), (len(queries), width))  # some twice, some NOTHING
+    ids_BK, scores_BK = orders(queries, items, candidates_BC, k, compressed(hidden))
+    assert ids_BK.shape == scores_BK.shape == (len(queries), min(k, width))
+    for query, candidates, gone, ids, scores in zip(queries, candidates_BC, hidden, ids_BK, scores_BK, strict=True):
+        kept = np.array(sorted(set(candidates.tolist()) - gone - {NOTHING}), np.int32)
+        expected_ids, expected_scores = order(query, items, kept, k)
+        padding = len(ids) - len(expected_ids)
+        assert ids.tolist() == expected_ids.tolist() + [NOTHING] * padding
+        assert scores.tolist() == expected_scores.tolist() + [-np.inf] * padding
 
 
 @pytest.mark.parametrize("kind", KINDS)
