@@ -115,7 +115,7 @@ def vectors(options: argparse.Namespace) -> dict[str, Any]:
     """Items and users, piece after piece."""
     from bench_ann import resampled, trained
 
-    item_vectors, user_vectors = trained()
+    item_vectors, user_vectors = trained(DIM)
     rng, began = np.random.default_rng(0), time.perf_counter()
     made = open_memmap(options.folder / "items.npy", "w+", np.float32, (options.items, DIM))
     for first in range(0, options.items, PIECE):

@@ -193,9 +193,12 @@ class _Search:
         for part in range(1, len(times)):
             best = self._improved(times, part, [times[part] * finer for finer in FINER], best)
             best = self._upwards(times, part, best)
+        self.progress(STAGE, self.most, self.most)
         self.note(f"of {', '.join(f'{n} {t:.3g}' for n, t in zip(self.names, times, strict=True))}: {self.metric} {best:.4f}")
         if not any(times[1:]):
-            raise ConfigError(f"No blend is better on validation than {self.names[0]} alone.")
+            raise ConfigError(
+                f"No blend is better on validation than {self.names[0]} alone. Use that run, or blend it with another model."
+            )
         return self._by_spread(times)
 
     def _improved(self, times: list[float], part: int, candidates: Sequence[float], best: float) -> float:
@@ -207,12 +210,12 @@ class _Search:
         return best
 
     def _upwards(self, times: list[float], part: int, best: float) -> float:
-        """Where the largest that was tried is best, larger ones, as long as they are better yet."""
-        largest = TIMES[-1] * FINER[-1]
+        """Where the largest that was tried is best, larger ones, as long as they are better yet, and those near the last."""
+        largest, goes_on = TIMES[-1] * FINER[-1], False
         while times[part] >= largest:
-            largest = times[part] * FINER[-1]
+            largest, goes_on = times[part] * FINER[-1], True
             best = self._improved(times, part, [largest], best)
-        return best
+        return self._improved(times, part, [times[part] * finer for finer in FINER[:-1]], best) if goes_on else best
 
     def _by_spread(self, times: Sequence[float]) -> list[float]:
         return [time / max(spread, 1e-12) for time, spread in zip(times, self.spreads, strict=True)]
@@ -229,7 +232,7 @@ class _Search:
             for histories, vectors in zip(self.histories, users, strict=True)
         ]
         self.tried += 1
-        self.progress(STAGE, min(self.tried, self.most), self.most)
+        self.progress(STAGE, min(self.tried, self.most - 1), self.most)
         return sum(told[1:], start=told[0]).metrics()[self.metric]
 
 

@@ -21,7 +21,8 @@ def check(run: Path, dataset: Path, config: Config) -> None:
     told = found.config.model_dump(mode="json")
     changed = checkpoint.differences({**told, "train": config.model_dump(mode="json")["train"]}, config)
     if changed:
-        raise ConfigError(f"{run}: a model of other settings cannot be begun from:\n  " + "\n  ".join(changed))
+        advice = "Set them as they are there, or leave --from out."
+        raise ConfigError(f"{run}: a model of other settings cannot be begun from:\n  " + "\n  ".join([*changed, advice]))
     unseen.check(dataset, run)
 
 

@@ -55,7 +55,7 @@ SUITED: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "two_tower": {
-        "model": {"negatives": None, "heads": 4, "cosine": True, "temperature": 0.1},
+        "model": {"negatives": None, "heads": 4, "cosine": True},
         "train": {"learning_rate": 0.001, "epochs": 100, "patience": 10, "plateau_patience": 4},
     },
     "ials": {"model": {"loss": "squares"}, "train": {"epochs": 16, "patience": 3}},
@@ -137,9 +137,10 @@ class ModelConfig(Section):
     """softmax, bpr and ccl (mf) and gbce (sasrec) learn an order from what was watched; mse (mf, bpmf) learns ratings; squares
     (ials, spectral) has 1 as the score of what was watched and 0, of a weight, of all else."""
     temperature: float = Field(1.0, gt=0)
-    """Divides the scores inside softmax: smaller means harder negatives. With cosine, about 0.15. two_tower: 0.1."""
+    """softmax, gbce: divides the scores: smaller means harder negatives. With cosine, and so of two_tower: 0.1."""
     cosine: bool = False
-    """softmax and bpr: vectors are compared by cosine, and exported normalised. two_tower: true; ccl always does."""
+    """Vectors are compared by cosine, and exported normalised. two_tower: true; ccl always does; mse, which learns ratings,
+    cannot."""
     margin: float = Field(0.9, ge=-1, le=1)
     """ccl: cosine up to which a negative costs nothing."""
     negative_weight: float = Field(150.0, gt=0)
@@ -147,7 +148,7 @@ class ModelConfig(Section):
     calibration: float = Field(0.75, ge=0, le=1)
     """gbce: how much of the confidence that sampling negatives adds is taken off: 0 none of it, 1 all."""
     negatives: int | None = Field(1024, ge=1)
-    """Negatives drawn a step, shared by the whole effective batch (softmax, bpr, gbce). None: every trained item up to 20,000
+    """Negatives drawn a step, shared by the whole effective batch (all losses but mse). None: every trained item up to 20,000
     of them (for softmax, the exact one), else 2048. sasrec, two_tower: None."""
     negative_source: Literal["uniform", "popularity", "in_batch"] = "uniform"
     """Where negatives come from; in_batch takes the batch's own positives."""
@@ -220,7 +221,8 @@ class TrainConfig(Section):
     """Step size at the first epoch. sasrec: 0.002; two_tower: 0.001."""
     average: float | None = Field(None, ge=0, lt=1)
     """Decay, a step, of a running mean of the weights, which is then what is measured and kept; 0: the weights themselves.
-    sasrec: 0.999. Unset: of mf such that it reaches four epochs back, where one has 100 steps or more; else 0."""
+    sasrec: 0.999. Unset: of mf such that it reaches back over a ninth of the steps so far, four epochs at most, where all
+    events, held out or not, are 100 steps or more; else 0."""
     teacher_weight: float = Field(0.5, ge=0, le=1)
     """--teacher: the part of the loss that is learnt from the teacher's scores; the rest is from what was watched."""
     teacher_temperature: float = Field(1.0, gt=0)
@@ -252,7 +254,7 @@ class IndexConfig(Section):
     kind: Literal["auto", "flat", "hnsw", "ivf"] = "auto"
     """FAISS index; auto chooses by the size of the catalogue."""
     flat_until: int = Field(300_000, ge=0)
-    """auto: up to this many items the index is exact."""
+    """auto: up to this many items the index is exact. With a storage other than fp32 20,000 at most."""
     hnsw_until: int = Field(2_000_000, ge=0)
     """auto: up to this many items HNSW, beyond it IVF."""
     hnsw_m: int = Field(32, ge=2)
@@ -369,6 +371,8 @@ class Config(Section):
         suited = SUITED.get(str(given["model"].get("name")), {})
         if given["model"].get("loss") == "mse" and "mse" in LOSSES.get(given["model"].get("name", "mf"), ()):
             suited = {**suited, "train": {**suited.get("train", {}), "metric": "rmse"}}
+        if (suited.get("model", {}) | given["model"]).get("cosine") is True:  # no larger than 1, so that 1 says next to nothing
+            suited = {**suited, "model": {"temperature": 0.1} | suited.get("model", {})}
         return {**values, **{section: own | given[section] for section, own in suited.items()}}
 
 
@@ -429,6 +433,8 @@ def check_model(model: ModelConfig) -> None:
     losses = LOSSES.get(model.name)
     if losses and model.loss not in losses:
         raise ConfigError(f"model.loss = {model.loss!r}: {model.name} learns by one of {', '.join(losses)}.")
+    if model.cosine and model.loss in ("mse", "squares"):
+        raise ConfigError(f"model.cosine: {model.loss} learns scores that are no cosines. Leave one of the two out.")
     if model.name == "sasrec" and model.dim % model.heads:
         raise ConfigError(f"model.heads = {model.heads}: must divide model.dim = {model.dim}.")
 

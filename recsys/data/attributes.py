@@ -32,25 +32,44 @@ class Attributes:
     """The features of each item, in compressed rows.
 
     names: [F], `column=category`, `column?` or `column*`: by these another dataset's are told to be the same;
-    offsets: [N + 1] int64 into feature [E] int32 and weight [E] float32: of an item's entries those of one column add up to 1;
-    told: [N] whether an item has any category that enough items share. Of the others nothing is known.
+    column: [F] int64, which column's each is; category: [F] whether it is one, and no place for what is missing or rare;
+    offsets: [N + 1] int64 into feature [E] int32 and weight [E] float32: of an item's entries those of one column add up to 1.
     """
 
     names: tuple[str, ...]
+    column: NDArray[np.int64]
+    category: NDArray[np.bool_]
     offsets: NDArray[np.int64]
     feature: NDArray[np.int32]
     weight: NDArray[np.float32]
-    told: NDArray[np.bool_]
+
+    @property
+    def item(self) -> NDArray[np.int64]:
+        """[E] whose each entry is."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """[N] whether an item has any category. Of the others nothing is known."""
+        found = np.zeros(len(self.offsets) - 1, bool)
+        found[self.item[self.category[self.feature]]] = True
+        return found
+
+    def of(self, trained_N: NDArray[np.bool_]) -> "Attributes":
+        """What can be learnt of from some items: without the entries of features that none of them has."""
+        learnt_F = np.zeros(len(self.names), bool)
+        learnt_F[self.feature[trained_N[self.item]]] = True
+        kept = learnt_F[self.feature]
+        return _by_item(self.names, self.column, self.category, self.item[kept], self.feature[kept], len(trained_N))
 
 
 @dataclass(frozen=True)
 class _Column:
-    """Entries of one column, by item: item [E], feature [E] into names; told: [N]."""
+    """Entries of one column, by item: item [E], feature [E] into names, whose last two are places."""
 
     names: list[str]
     item: NDArray[np.int64]
     feature: NDArray[np.int64]
-    told: NDArray[np.bool_]
 
 
 def attributes_of(items: pa.Table, columns: Sequence[str] | None = None, *, least: int = 1) -> Attributes:
@@ -113,24 +132,42 @@ def _with_places(name: str, names: list[str], item: NDArray[np.int64], feature: 
         names=[*names, name + MISSING, name + OTHER],
         item=np.concatenate([item, missing, other]),
         feature=np.concatenate([feature, places]),
-        told=told,
     )
 
 
 def _joined(columns: Sequence[_Column], items: int) -> Attributes:
     """All columns' entries by item, each column's numbers behind those of the one before."""
-    begins = np.cumsum([0, *(len(column.names) for column in columns)])
-    item = np.concatenate([np.zeros(0, np.int64), *(column.item for column in columns)])
-    feature = np.concatenate([np.zeros(0, np.int64), *(c.feature + begin for c, begin in zip(columns, begins, strict=False))])
-    alike = [np.bincount(column.item, minlength=items)[column.item] for column in columns]
-    weight = 1 / np.concatenate([np.ones(0), *alike])
-    order = np.lexsort((feature, item))
-    return Attributes(
+    sizes = [len(column.names) for column in columns]
+    firsts = np.cumsum([0, *sizes])
+    return _by_item(
         names=tuple(name for column in columns for name in column.names),
+        column=np.repeat(np.arange(len(columns)), sizes),
+        category=np.concatenate([np.zeros(0, bool), *(np.arange(size) < size - 2 for size in sizes)]),
+        item=np.concatenate([np.zeros(0, np.int64), *(column.item for column in columns)]),
+        feature=np.concatenate([np.zeros(0, np.int64), *(c.feature + n for c, n in zip(columns, firsts, strict=False))]),
+        items=items,
+    )
+
+
+def _by_item(
+    names: tuple[str, ...],
+    column: NDArray[np.int64],
+    category: NDArray[np.bool_],
+    item: NDArray[np.int64],
+    feature: NDArray[np.integer],
+    items: int,
+) -> Attributes:
+    """Entries in any order, laid out by item; those that an item has in one column weigh alike."""
+    order = np.lexsort((feature, item))
+    item, feature = item[order], feature[order]
+    _, group, alike = np.unique(item * (1 + column.max(initial=0)) + column[feature], return_inverse=True, return_counts=True)
+    return Attributes(
+        names=names,
+        column=column,
+        category=category,
         offsets=np.concatenate([[0], np.cumsum(np.bincount(item, minlength=items))]).astype(np.int64),
-        feature=feature[order].astype(np.int32),
-        weight=weight[order].astype(np.float32),
-        told=np.logical_or.reduce([np.zeros(items, bool), *(column.told for column in columns)]),
+        feature=feature.astype(np.int32),
+        weight=(1 / alike[group]).astype(np.float32),
     )
 
 

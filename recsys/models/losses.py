@@ -70,10 +70,13 @@ def bpr(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits, *
     return _applied(user_BD, positive_BD, negative_ND, biases, _Task(hits, _bpr_block))
 
 
-def gbce(user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits, *, confidence: float) -> Tensor:
-    """Σ_b (−β log σ(s_b) − Σ_n log(1 − σ(s_bn))) / (N + 1), s = u·v, β = `confidence` (Petrov & Macdonald, RecSys 2023)."""
+def gbce(
+    user_BD: Tensor, positive_BD: Tensor, negative_ND: Tensor, hits: Hits, *, confidence: float, temperature: float = 1.0
+) -> Tensor:
+    """Σ_b (−β log σ(s_b) − Σ_n log(1 − σ(s_bn))) / (N + 1), s = u·v / temperature, β = `confidence` (Petrov & Macdonald, RecSys
+    2023)."""
     rule = partial(_gbce_block, confidence=confidence)
-    return _applied(user_BD, positive_BD, negative_ND, None, _Task(hits, rule))
+    return _applied(user_BD, positive_BD, negative_ND, None, _Task(hits, rule, 1 / temperature))
 
 
 def ccl(

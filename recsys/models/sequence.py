@@ -104,7 +104,7 @@ class SequenceModel(nn.Module):
             positive=found.told,
             negatives=found.negatives,
             hits=losses.accidental_hits(told, batch.negatives),
-            sharpness=1.0 if self.config.loss == "gbce" else 1 / self.config.temperature,
+            sharpness=1 / self.config.temperature,
         )
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ class SequenceModel(nn.Module):
     def _loss(self, scored: Scored, batch: Sequences) -> Tensor:
         parts = scored[:4]
         if self.config.loss == "gbce":
-            return losses.gbce(*parts, confidence=self.confidence)
+            return losses.gbce(*parts, confidence=self.confidence, temperature=self.config.temperature)
         log_q = None
         if self.corrects:
             log_q = self.log_q[self._tensor(batch.positives)], self.log_q[batch.negatives]

@@ -36,7 +36,7 @@ class TwoTower(SequenceModel):
 
     def __init__(self, config: ModelConfig, catalogue: Catalogue, seed: int) -> None:
         super().__init__(config, catalogue, seed)
-        attributes = catalogue.attributes
+        attributes = None if catalogue.attributes is None else catalogue.attributes.of(catalogue.item_counts > 0)
         self.described = None if attributes is None else Described(attributes, self._begun(attributes, seed))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "item tower"))
@@ -88,12 +88,11 @@ class TwoTower(SequenceModel):
         return torch.cat([torch.zeros(0, self.config.dim, device=listed.device), *parts]) * listed[:, None]
 
     def _begun(self, attributes: Attributes, seed: int) -> Tensor:
-        """[F, D] rows to begin with: zero for a feature of no trained item, which nothing will ever be learnt of."""
+        """[F, D] rows to begin with: zero for a feature that no item has here, which nothing will ever be learnt of."""
         generator = torch.Generator().manual_seed(seed_of(seed, "attributes"))
         rows = torch.randn(len(attributes.names), self.config.dim, generator=generator) * DEVIATION
-        item = np.repeat(np.arange(len(attributes.told)), np.diff(attributes.offsets))
         learnt = np.zeros(len(rows), bool)
-        learnt[attributes.feature[self.trained.numpy()[item]]] = True
+        learnt[attributes.feature] = True
         return rows * torch.from_numpy(learnt)[:, None]
 
 

@@ -25,6 +25,7 @@ AUDIT_K = 10
 AUDIT_BATCH = 64
 OVER_FETCH = 16  # candidates beyond k, so that rounding inside the index cannot move the border of a list
 FEWEST = 2  # items that there is anything to be learnt from
+CODES_UNTIL = 20_000  # items up to which codes are scanned: the scan is FAISS's, which gains nothing from a batch
 PROBES = 8  # items that an index is asked for by their own vectors
 
 
@@ -32,7 +33,8 @@ def choose(items: int, config: IndexConfig) -> Kind:
     """Which index suits a catalogue of this size."""
     if config.kind != "auto":
         return config.kind
-    return "flat" if items <= config.flat_until else "hnsw" if items <= config.hnsw_until else "ivf"
+    flat_until = config.flat_until if config.storage == "fp32" else min(config.flat_until, CODES_UNTIL)
+    return "flat" if items <= flat_until else "hnsw" if items <= config.hnsw_until else "ivf"
 
 
 def build(item_vectors_ND: Floats, indexed: NDArray[np.int32], config: IndexConfig) -> tuple[Any, IndexReport]:

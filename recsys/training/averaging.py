@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 # The mean is brought up to date every so many steps at least: a pass over all weights costs as much as a small step, over large
-# tables as many. One that reaches far back is brought up to date less often, so many times in its reach of 1 / (1 − decay).
+# tables as many. The further back it reaches by now, the less often, so many times in its reach of 1 / (1 − d).
 EVERY, TIMES = 8, 128
 
 
@@ -22,19 +22,22 @@ class WeightMean(Optimizer):
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         super().__init__(list(parameters), {"lr": 0.0})
-        self.decay, self.every = decay, max(EVERY, round(1 / (1 - decay) / TIMES))
+        self.decay = decay
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Take note of the weights as they are now."""
         for parameter in self._parameters():
             state = self.state[parameter]
-            state["step"] = state.get("step", 0) + 1
-            if "mean" not in state:
-                state["mean"] = parameter.detach().clone()
-            elif state["step"] % self.every == 0:
-                decay = min(self.decay, (1 + state["step"]) / (10 + state["step"]))
-                state["mean"].lerp_(parameter, 1 - decay**self.every)
+            if not state:
+                state |= {"step": 1, "noted": 0, "mean": parameter.detach().clone()}
+                continue
+            state["step"] += 1
+            decay = min(self.decay, (1 + state["step"]) / (10 + state["step"]))
+            gap = state["step"] - state["noted"]
+            if gap >= max(EVERY, round(1 / (1 - decay) / TIMES)):
+                state["mean"].lerp_(parameter, 1 - decay**gap)
+                state["noted"] = state["step"]
 
     def swap(self) -> None:
         """Have the model compute with the means, or, called again, with its weights."""

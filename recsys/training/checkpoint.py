@@ -221,7 +221,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise RecsysError(f"{folder}: no whole checkpoint ({STATE_FILE} is missing or cut). Train again.") from None
     if content.get("format_version") != FORMAT_VERSION:
-        raise RecsysError(f"{folder}: format version {content.get('format_version')}, this release reads {FORMAT_VERSION}.")
+        version = content.get("format_version")
+        raise RecsysError(f"{folder}: format version {version}, this release reads {FORMAT_VERSION}. Train again.")
     return content
 
 

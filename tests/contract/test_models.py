@@ -23,6 +23,7 @@ ORDERS = [
     {"loss": "softmax", "negatives": None},
     {"loss": "softmax", "cosine": True, "temperature": 0.1},
     {"loss": "ccl", "epochs": 40},
+    {"loss": "gbce", "cosine": True, "epochs": 80},
     {"loss": "squares"},
     {"loss": "squares", "unobserved_weight": 1.0, "frequency_power": 0.0, "ridge": 5.0},
     {"loss": "gbce", "calibration": 0.5, "epochs": 80},  # it starts after 20 to 60, as the weights are drawn, of either block

@@ -101,11 +101,21 @@ def test_a_film_of_which_nothing_is_known_is_not_listed_and_says_nothing(world):
 
 
 def test_what_is_learnt_of_no_film_says_nothing_of_a_new_one(world):
-    """A genre that only new films have begins at zero and stays there; the id of a film without train events is not used."""
+    """A genre that only new films have is none; the id of a film without train events is not used."""
     genres = [["old"]] * TRAINED + [["new"]] * (ITEMS - TRAINED)
     strange = replace(world.catalogue, attributes=attributes_of(pa.table({"genres": genres})))
     model = build(config_of().model, strange, seed=0)
     assert not model.item_inputs()[TRAINED:].any() and model.item_inputs()[:TRAINED].any(1).all()
+    assert model.listed.tolist() == [True] * TRAINED + [False] * (ITEMS - TRAINED)
+    assert not model.item_vectors()[TRAINED:].any()
+
+
+def test_a_genre_of_no_old_film_takes_nothing_from_those_beside_it(world):
+    genres = [["old"]] * TRAINED + [["old", "new"]] * (ITEMS - TRAINED)
+    strange = replace(world.catalogue, attributes=attributes_of(pa.table({"genres": genres})))
+    model = build(config_of().model, strange, seed=0)
+    assert model.listed.all()
+    torch.testing.assert_close(model.described(torch.arange(ITEMS)), model.described(torch.zeros(ITEMS, dtype=torch.long)))
 
 
 @pytest.mark.parametrize("cosine", [False, True])

@@ -34,6 +34,14 @@ def test_kind_by_size(items, kind):
     assert ann.choose(items, IndexConfig(kind="hnsw")) == "hnsw"
 
 
+@pytest.mark.parametrize("storage", ["fp16", "int8", "pq"])
+def test_codes_are_scanned_of_small_catalogues_alone(storage):
+    """Exact search multiplies bytes for a whole batch; a scan of codes does not."""
+    kinds = [ann.choose(items, IndexConfig(storage=storage)) for items in (20_000, 20_001)]
+    assert kinds == ["flat", "hnsw"]
+    assert ann.choose(20_000, IndexConfig(storage=storage, flat_until=1_000)) == "hnsw"
+
+
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
 def test_ids_are_item_numbers_and_only_of_what_is_indexed(kind):
     index, report = ann.build(ITEMS, INDEXED, IndexConfig(kind=kind, ivf_lists=30, ivf_probes=30))

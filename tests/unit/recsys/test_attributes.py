@@ -19,7 +19,7 @@ def told(attributes: Attributes, item: int) -> dict[str, float]:
 
 
 def all_told(attributes: Attributes) -> list[set[str]]:
-    return [set(told(attributes, item)) for item in range(len(attributes.told))]
+    return [set(told(attributes, item)) for item in range(len(attributes.offsets) - 1)]
 
 
 def of(values: list, kind: pa.DataType | None = None, name: str = "x", **options) -> list[set[str]]:
@@ -100,6 +100,14 @@ def test_only_columns_that_are_asked_for_are_read_and_unknown_ones_refused():
     for name, hint in (("color", "Did you mean colour"), ("count", "There are: title"), ("map", "struct.*Leave it out")):
         with pytest.raises(ConfigError, match=rf"model\.attributes.*{name}.*{hint}"):
             attributes_of(items, [name])
+
+
+def test_of_what_some_items_have():
+    table = pa.table({"genres": [["a", "b"], ["b", "c"], ["c"], ["a"]], "year": [1990, None, 2001, 2001]})
+    learnt = attributes_of(table).of(np.array([True, False, False, False]))
+    assert told(learnt, 0) == {"genres=a": 0.5, "genres=b": 0.5, "year=1990s": 1}
+    assert told(learnt, 1) == {"genres=b": 1} and told(learnt, 2) == {} and told(learnt, 3) == {"genres=a": 1}
+    assert learnt.told.tolist() == [True, True, False, True]
 
 
 def test_names_do_not_depend_on_the_order_of_items():

@@ -29,13 +29,24 @@ def test_the_mean_is_that_of_the_formula():
 
 
 def test_one_that_reaches_far_is_brought_up_to_date_less_often():
-    weight, mean = walked(63, 1 - 1 / (64 * TIMES))
+    steps = 9 * TIMES * 4 * EVERY  # by now it reaches back over a ninth of them
+    weight, mean = walked(steps, 1 - 1e-9)
+    changed = 0
+    for step in range(16 * EVERY):
+        before = mean.state[weight]["mean"].clone()
+        weight.data.fill_(steps + step)
+        mean.step()
+        changed += not torch.equal(mean.state[weight]["mean"], before)
+    assert changed == 4
+
+
+@pytest.mark.parametrize("decay", [0.9999, 1 - 1e-9])
+@pytest.mark.parametrize("steps", [10, 100, 2000])
+def test_one_that_would_reach_further_than_there_are_steps_follows_all_the_same(decay, steps):
+    """Of weights that grow evenly it is what they were a ninth of the steps ago, less what comes of steps taken together."""
+    weight, mean = walked(steps, decay)
     with averaged([mean]):
-        assert weight[0] == 1
-    weight.data.fill_(64)
-    mean.step()
-    with averaged([mean]):
-        assert 1 < weight[0] < 64
+        assert 0.75 * steps < weight[0] < 0.97 * steps
 
 
 def test_the_weights_come_back_after_an_error():

@@ -20,6 +20,23 @@ def test_sections_made_by_hand_are_completed_alike():
     assert (made.model.dim, made.train.learning_rate, made.train.patience) == (8, 0.01, 10)
 
 
+@pytest.mark.parametrize("model", ["mf", "sasrec"])
+def test_a_cosine_is_divided_by_a_tenth_unless_told(model):
+    named = [f"model.name={model}", "model.cosine=true"]
+    assert load_config(overrides=[f"model.name={model}"]).model.temperature == 1
+    assert load_config(overrides=named).model.temperature == 0.1
+    assert load_config(overrides=[*named, "model.temperature=1"]).model.temperature == 1
+    towers = [load_config(overrides=["model.name=two_tower", f"model.cosine={told}"]).model for told in ("true", "false")]
+    assert [tower.temperature for tower in towers] == [0.1, 1]
+
+
+@pytest.mark.parametrize(("model", "loss"), [("mf", "mse"), ("ials", "squares"), ("bpmf", "mse")])
+def test_what_learns_no_cosine_refuses_one(model, loss):
+    config = load_config(overrides=[f"model.name={model}", f"model.loss={loss}", "model.cosine=true"])
+    with pytest.raises(ConfigError, match=loss):
+        check_model(config.model)
+
+
 def test_few_users_make_small_batches_and_a_batch_that_is_set_stands():
     sizes = {
         users: settled(load_config(overrides=["model.name=sasrec"]), users, 99, 999).train.batch_size
