@@ -39,6 +39,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 HAPROXY_FLAGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}  # of use only together
 RAYS_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else replicas and their proxy give way to all else on the host, Ray's own errands among it
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy is replaced after three in vain, which else takes half a minute
     **CALLBACK,
 }
