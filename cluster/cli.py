@@ -171,7 +171,7 @@ def train(
         Path | None, typer.Option("--from", help="A finished run to begin from: rows of the same ids, with their moments.")
     ] = None,
     teacher: Annotated[
-        Path | None, typer.Option("--teacher", help="A finished run of the same dataset, whose scores are learnt from, too.")
+        Path | None, typer.Option("--teacher", help="A finished sasrec or two_tower of this dataset, whose scores are learnt.")
     ] = None,
 ) -> None:
     """Train on Ray, choose the best epoch on validation, measure it on test. The same command resumes."""
@@ -291,6 +291,9 @@ def export(
     from cluster.runs import CONFIG, read_json
     from cluster.session import session
 
+    for each in set_ or ():
+        if each.partition(".")[0] not in ("index", "encoder", "cluster"):
+            raise ConfigError(f"--set {each}: a run stays as it was trained; of export there are index., encoder. and cluster.")
     run = folder_of(run) or run
     of_run = (read_json(run / CONFIG) or {}).get("config")  # what is not set here stays as the run had it
     settings = load_config(config, set_ or (), base=of_run)
@@ -317,7 +320,8 @@ def reproduce(
     from cluster.recipe import all_recipes, find_recipe
 
     if list_:
-        return console.print_rows("Recipes", report.LISTED, report.listing(all_recipes(), out), fold=False)
+        console.print_rows("Recipes", report.LISTED, report.listing(all_recipes(), out), fold=False)
+        return console.say(f"ours: as the pages in {out} say" + ("." if out.is_dir() else ", which is not there: give --out."))
     if recipe is None:
         raise ConfigError("reproduce what? `recsys reproduce --list` shows the recipes.")
     found = find_recipe(recipe)

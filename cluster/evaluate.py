@@ -14,6 +14,7 @@ from cluster.finished import Finished, cutoffs, folded_in, open_finished
 from cluster.reading import item_counts, stream_histories, trained_until
 from recsys.bundle import store
 from recsys.bundle.manifest import Manifest
+from recsys.config import nearest
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.data.histories import Histories
@@ -106,7 +107,7 @@ def evaluate(
     """
     began = time.perf_counter()
     if protocol not in PROTOCOLS:
-        raise ConfigError(f"--protocol {protocol}: there are {', '.join(PROTOCOLS)}.")
+        raise ConfigError(f"--protocol {protocol}: no such protocol.{nearest(protocol, PROTOCOLS)}")
     if segment not in (schema.VALID, schema.TEST):
         raise ConfigError(f"--segment {segment}: there are {schema.VALID} and {schema.TEST}.")
     if protocol == NEGATIVES and segment != schema.TEST:
@@ -114,6 +115,8 @@ def evaluate(
     what = Path(what)
     if not what.is_dir():
         raise DataError(f"{what}: neither a run folder nor a bundle. `recsys runs list` and `recsys bundle list` show them.")
+    if (what / schema.DATASET_FILE).is_file():
+        raise DataError(f"{what}: a dataset, which has no lists to measure. Give a run of it, by recsys train, or a bundle.")
     asked = Protocol(protocol, cast(Literal["valid", "test"], segment))
     of_run = any((what / name).is_file() for name in (runs.CONFIG, runs.RESULT))
     found = _of_run(what, dataset, asked, progress) if of_run else _of_bundle(what, dataset, asked, progress)

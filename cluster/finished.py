@@ -85,12 +85,16 @@ def open_finished(run: Path, dataset: Path | None = None) -> Finished:
     result = runs.read_json(run / runs.RESULT)
     if result is None:
         if not (run / runs.CONFIG).is_file():
-            raise DataError(f"{run}: no run folder. `recsys train DATASET` makes one and prints where it is.")
+            what = "a dataset, and no run" if (run / schema.DATASET_FILE).is_file() else "no run folder"
+        raise DataError(f"{run}: {what}. `recsys train DATASET` makes one and prints where it is.")
         raise DataError(f"{run}: this run is not finished. The command that started it goes on with it.")
     dataset = Path(dataset or result["dataset"])
     manifest = read_manifest(dataset)
     if manifest.fingerprint != result["fingerprint"]:
-        raise DataError(f"{dataset}: not the dataset that {run.name} learnt from; it was prepared anew. Train again.")
+        raise DataError(
+            f"{dataset}: not the dataset that {run.name} learnt from, {result['dataset']}, or prepared anew since. "
+            "Give that one, or train on this one."
+        )
     return Finished(run, result, Config.model_validate(result["config"]), dataset, manifest)
 
 

@@ -118,4 +118,12 @@ def _quality(manifest: Manifest) -> list[tuple[str, str]]:
     if name is None:
         return []
     popularity = f" (popularity {manifest.popularity[name]:.4f})" if name in manifest.popularity else ""
-    return [(f"{name} on {manifest.metrics_on}", f"{manifest.metrics[name]:.4f}{popularity}")]
+    return [(f"{name} on {manifest.metrics_on}{_of_what(manifest)}", f"{manifest.metrics[name]:.4f}{popularity}")]
+
+
+def _of_what(manifest: Manifest) -> str:
+    """Where what was measured is not what the bundle holds."""
+    if manifest.metrics_on in manifest.vectors_from:
+        return ", before the refit"
+    is_smaller = manifest.encoder is not None and manifest.encoder.cosine is not None
+    return ", by the whole encoder" if is_smaller else ""

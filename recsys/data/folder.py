@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import math
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from recsys.errors import ConfigError, DataError
 
 STAGING = ".staging"
 LOCK = f"{STAGING}/lock"
+MOST_FORGIVEN = 0.2  # share of bad rows up to which they may be an accident
 
 
 def check_destination(dataset: Path) -> None:
@@ -94,14 +96,16 @@ def check_rejects(dataset: Path, staging: Path, rows: int, rejects: dict[str, in
         f"{first['file']}, {place} {first['position']}: {first['reason']}: {first['raw'][:200]!r}.\n"
         f"  {bad:,} of {rows:,} rows were bad ({bad / rows:.2%}, limit {limit:.2%}): "
         f"{', '.join(f'{count:,} {reason}' for reason, count in sorted(rejects.items()))}.\n"
-        f"  See {kept}/; {_remedy(first['reason'])}"
+        f"  See {kept}/; {_remedy(first['reason'], bad / rows)}"
     )
 
 
-def _remedy(reason: str) -> str:
+def _remedy(reason: str, share: float) -> str:
     if reason == NOT_UTF8:
         return "where that is no damage but another encoding: --set data.encoding=latin-1"
-    return "raise the limit with --set data.max_bad_rows=0.05"
+    if share > MOST_FORGIVEN:
+        return "so many are no accident: mend the source, or name its columns (--set data.rating_column=NAME, ...)"
+    return f"where they can be spared: --set data.max_bad_rows={math.ceil(share * 100 + 1e-9) / 100:g}"
 
 
 @contextmanager

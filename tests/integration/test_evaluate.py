@@ -205,7 +205,7 @@ def test_what_has_been_learnt_is_not_scored(root, run, bundle):
 
 
 def test_what_cannot_be_measured_is_said(root, run, bundle, dataset, popular):
-    with pytest.raises(ConfigError, match="there are full, negatives, by-user"):
+    with pytest.raises(ConfigError, match="There are: full, negatives, by-user"):
         evaluate(run, protocol="leave-one-out")
     with pytest.raises(ConfigError, match="there are valid and test"):
         evaluate(run, segment="train")
@@ -215,8 +215,10 @@ def test_what_cannot_be_measured_is_said(root, run, bundle, dataset, popular):
         evaluate(bundle, protocol="negatives")
     with pytest.raises(DataError, match="neither a run folder nor a bundle"):
         evaluate(root / "nowhere")
-    with pytest.raises(BundleError, match="no bundle here"):
+    with pytest.raises(DataError, match="a dataset, which has no lists"):
         evaluate(dataset)
+    with pytest.raises(BundleError, match="no bundle here"):
+        evaluate(root)
     with pytest.raises(DataError, match="no negatives are stored"):
         evaluate(popular, protocol="negatives")
     with pytest.raises(DataError, match="no events out for valid; there are: test"):

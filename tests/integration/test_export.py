@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.export import export
+from cluster.report import bundle_rows
 from cluster.trainer import RunResult, train
 from recsys.bundle import store
 from recsys.bundle.read import Bundle, open_bundle
@@ -116,6 +117,7 @@ def test_users_held_out_whole_are_folded_in_as_evaluation_did(root):
 def test_refit_learns_from_every_segment(bundle, root, run):
     refitted = open_bundle(export(run.folder, root / "bundles", name="refit", refit=True))
     assert refitted.manifest.vectors_from == ("train", "valid", "test")
+    assert "ndcg@10 on test, before the refit" in dict(bundle_rows(refitted.folder))
     assert refitted.items.column("count").to_pylist()[:-1] == np.bincount(HISTORIES.item).tolist()
     assert (refitted.item_vectors != bundle.item_vectors).any() and refitted.manifest.metrics == bundle.manifest.metrics
     assert (root / "runs" / "first-refit" / "result.json").exists()

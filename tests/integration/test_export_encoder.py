@@ -171,6 +171,8 @@ def test_a_smaller_encoder_and_index_by_settings(bundle, root, run):
     assert (report.storage, report.pruned, smaller.manifest.index.storage) == ("int8", 0.5, "int8")
     assert size < bundle.manifest.files[ENCODER].size and report.difference > 1e-4 and 0.5 < report.cosine < 0.9999
     assert dict(bundle_rows(smaller.folder))["smaller encoder"].startswith("int8, 50% of its feed-forward units left out")
+    assert "ndcg@10 on test, by the whole encoder" in dict(bundle_rows(smaller.folder))
+    assert "ndcg@10 on test" in dict(bundle_rows(bundle.folder))
     found = evaluate(smaller.folder)  # golden queries hold, and what it costs is measured on its own lists
     assert found.sums.metrics()["ndcg@10"] > 0.5 * run.test["ndcg@10"]
 

@@ -192,12 +192,18 @@ def _members(archive: str) -> list[File]:
     return [File(f"{archive}/{name}", _anywhere(archive), name) for name in names if not _hidden(name)]
 
 
+def _elsewhere(path: str) -> str:
+    """A hint, where RECSYS_DATA names the folder of it."""
+    there = Path(os.environ.get("RECSYS_DATA") or ".") / path
+    return f" There is {there}." if there.exists() else " Paths count from the folder you are in."
+
+
 def _stored(path: str) -> list[File]:
     filesystem, inner = locate(path)
     with said_plainly(path):
         info = filesystem.get_file_info(inner)
         if info.type == pafs.FileType.NotFound:
-            raise DataError(f"{path}: no such file or folder.")
+            raise DataError(f"{path}: no such file or folder.{_elsewhere(path)}")
         if info.type == pafs.FileType.File:
             return [File(path, _anywhere(path))]
         inside = filesystem.get_file_info(pafs.FileSelector(inner, recursive=True))

@@ -136,7 +136,7 @@ def _columns(file: File, names: Sequence[str], config: DataConfig) -> Columns:
         if found[part] is None:
             raise DataError(
                 f"{file.name}: no column of {part} ids among {', '.join(names)[:300]}. "
-                f"Name it: --set data.{part}_column=NAME; its usual name is {USUAL[part][0]}."
+                f"Name it: --set data.{part}_column=NAME; its usual name is {USUAL[part][0]}. The first line has to tell names."
             )
     return Columns(**found)  # type: ignore[arg-type]
 

@@ -194,12 +194,15 @@ def test_d10_few_bad_rows_are_kept_apart_and_many_stop_the_run(tmp_path):
         prepare(source, tmp_path / "dataset")
     message = str(refused.value)
     assert f"{source}, line 1002: rating is not a number" in message and "u1,i1,4.x,9" in message
-    assert "15 of 1,015 rows were bad (1.48%, limit 1.00%)" in message and "data.max_bad_rows" in message
+    assert "15 of 1,015 rows were bad (1.48%, limit 1.00%)" in message and "data.max_bad_rows=0.02" in message
     kept = pq.read_table(tmp_path / "dataset.rejects" / "part-00000.parquet").to_pylist()
     assert (tmp_path / "dataset.rejects" / "mine.txt").read_text() == "mine"
     assert len(kept) == 15 and str(tmp_path / "dataset.rejects") in message
     assert read_manifest(tmp_path / "dataset") == manifest, "the good dataset stays"
-    assert prepare(source, tmp_path / "dataset", max_bad_rows=0.05).rejects["rating is not finite"] == 10
+    assert prepare(source, tmp_path / "dataset", max_bad_rows=0.02).rejects["rating is not finite"] == 10
+    source.write_text(source.read_text() + "u1,i1,nan,1\n" * 500)
+    with pytest.raises(DataError, match="so many are no accident: mend the source"):
+        prepare(source, tmp_path / "dataset")
 
 
 def test_d4_a_source_of_which_nothing_is_left_is_refused(tmp_path):
