@@ -1,20 +1,23 @@
 """Between JSON and the recommender's own types."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import orjson
+
 from recsys.errors import RequestError
+from recsys.retrieval.answers import answer_json, to_json
 from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.recommender import Recommender
-from recsys.retrieval.requests import Condition, Event, Request
+from recsys.retrieval.requests import Answer, Condition, Event, Request
 from recsys.retrieval.users import User
 from serve.problems import PROBLEMS, Problem
 from serve.schemas import ColumnFilter, RecommendRequest
 
 Json = dict[str, Any]
 
-REMEMBERED = 100_000  # described items of a bundle, some 65 MB where they have titles and genres alone
+REMEMBERED = 100_000  # described items of a bundle, some 20 MB where they have titles and genres alone
 
 
 def to_request(asked: RecommendRequest) -> Request:
@@ -42,7 +45,7 @@ def _condition(column: str, told: ColumnFilter) -> Condition:
 
 
 class Describer:
-    """Items as JSON objects, remembered: reading rows of Arrow takes longer than finding which."""
+    """Items as JSON, remembered: reading rows of Arrow takes longer than finding which."""
 
     def __init__(self) -> None:
         self._of: WeakKeyDictionary[Recommender, Descriptions] = WeakKeyDictionary()
@@ -56,32 +59,40 @@ class Describer:
 
 
 class Descriptions:
-    """Of a catalogue's items. What is given out is shared, so copy it. Threads may share it."""
+    """Of a catalogue's items. Threads may share it."""
 
     def __init__(self, items: Catalogue) -> None:
-        self._items, self._known = items, dict[int, Json]()
+        # Each as text, but for its score: bytes cost Python's collector nothing, and an answer no encoding.
+        self._items, self._known = items, dict[int, bytes]()
 
-    def __call__(self, item: int) -> Json:
-        known = self._known.get(item)
-        if known is None:
-            known = self._known[item] = self._described([item])[0]
-        return known
+    def answers(self, answers: Sequence[Answer]) -> list[Json]:
+        """Each as JSON."""
+        shown = [self._shown(answer) for answer in answers]
+        if any(each is None for each in shown):
+            self._learn({item for answer in answers for item in answer.items.tolist()})
+            shown = [self._shown(answer) for answer in answers]
+        return [
+            answer_json(answer, self._items.describe, None if answer.because else each)
+            for answer, each in zip(answers, shown, strict=True)
+        ]
 
-    def learn(self, items: Iterable[int]) -> None:
-        """Describe together those of some items that are not known yet: one by one a batch would take thirty milliseconds."""
+    def _shown(self, answer: Answer) -> orjson.Fragment | None:
+        """Its items; None where one is not known yet."""
+        known = self._known  # as it is now: another thread may begin anew
+        try:
+            texts = [known[item] for item in answer.items.tolist()]
+        except KeyError:
+            return None
+        scores = to_json(answer.scores)[1:-1].split(b",")
+        return orjson.Fragment(b"[%b]" % b",".join([text + score + b"}" for text, score in zip(texts, scores, strict=False)]))
+
+    def _learn(self, items: Collection[int]) -> None:
+        """Describe some items together: one by one a batch would take thirty milliseconds."""
+        if len(self._known) + len(items) > REMEMBERED:
+            self._known = {}
         if missing := [item for item in items if item not in self._known]:
-            if len(self._known) + len(missing) > REMEMBERED:
-                self._known.clear()
-            self._known.update(zip(missing, self._described(missing), strict=True))
-
-    def _described(self, items: list[int]) -> list[Json]:
-        return [_light(row) for row in self._items.describe_all(items)]
-
-
-def _light(described: Json) -> Json:
-    """Without lists: Python's collector has no need to look at what holds only tuples of texts and numbers. With lists in them
-    each of its rounds took 35 to 75 ms, in which nobody was answered."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+            described = self._items.describe_all(missing)
+            self._known.update((item, to_json(row)[:-1] + b',"score":') for item, row in zip(missing, described, strict=True))
 
 
 def user_json(user: User, version: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from recsys.errors import RequestError
-from recsys.retrieval.answers import answer_json
 from serve import problems, schemas
 from serve.admin import PREFIX as ADMIN
 from serve.admin import add_admin
@@ -108,7 +107,8 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
     async def similar(item_id: IdPath, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)) -> Response:
         """Items like this one."""
         recommender = service.recommender()
-        return answered(answer_json(recommender.similar(item_id, k), service.describer.of(recommender)))
+        (told,) = service.describer.of(recommender).answers([recommender.similar(item_id, k)])
+        return answered(told)
 
 
 def _add_catalogue(app: FastAPI, service: Service) -> None:

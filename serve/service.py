@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 
 from recsys.errors import RequestError
-from recsys.retrieval.answers import answer_json
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Answer, Request
 from serve import problems, schemas
@@ -167,9 +166,9 @@ class Service:
         return [next(answers[id(of)]) for of in whose]
 
     def _answers(self, recommender: Recommender, requests: Sequence[Request]) -> list[Json | Problem]:
-        describe, answers = self.describer.of(recommender), recommender.recommend(requests)
-        describe.learn({item for answer in answers if isinstance(answer, Answer) for item in answer.items.tolist()})
-        return [problem_of(answer) if isinstance(answer, RequestError) else answer_json(answer, describe) for answer in answers]
+        answers = recommender.recommend(requests)
+        told = iter(self.describer.of(recommender).answers([each for each in answers if isinstance(each, Answer)]))
+        return [problem_of(each) if isinstance(each, RequestError) else next(told) for each in answers]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recsys.data import schema
 from recsys.retrieval.rerank import log_standing, standing
 
+NO_ITEMS = np.zeros(0, np.int32)
 MARKS = r"\p{M}+"  # accents, once letters are decomposed
 
 
@@ -33,6 +34,8 @@ class Catalogue:
     def numbers(self, item_ids: Iterable[str]) -> tuple[NDArray[np.int32], list[str]]:
         """The numbers of the known ids, in order and each once, and the unknown ids."""
         found = dict.fromkeys(item_ids)
+        if not found:
+            return NO_ITEMS, []
         known = [number for item_id in found if (number := self._numbers.get(item_id)) is not None]
         return np.array(known, np.int32), [item_id for item_id in found if item_id not in self._numbers]
 

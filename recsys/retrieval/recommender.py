@@ -175,7 +175,7 @@ class Recommender:
     def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found) -> Answer:
         reasons = [taste.reason, found.reason, _shortage(query.k, found.items)]
         return Answer(
-            item_ids=[self.items.ids[item] for item in found.items],
+            item_ids=[self.items.ids[item] for item in found.items.tolist()],
             items=found.items,
             scores=found.scores,
             path=found.path,

@@ -81,9 +81,11 @@ def test_evaluate_says_of_run_and_bundle_what_training_measured(recsys: Recsys, 
         assert {name: told["metrics"][name]["value"] for name in trained["test"]} == pytest.approx(trained["test"], abs=1e-4)
     shown = recsys("evaluate", way["bundles"] / "films").stdout
     assert "ndcg@10" in shown and "95% interval" in shown and "full: test of the split leave_last_out" in shown
-    assert "there are full, negatives, by-user" in recsys("evaluate", way["run"], "--protocol", "nonsense", rc=2).stderr
+    assert "There are: full, negatives, by-user" in recsys("evaluate", way["run"], "--protocol", "nonsense", rc=2).stderr
     assert "no negatives are stored" in recsys("evaluate", way["run"], "--protocol", "negatives", rc=3).stderr
     assert "neither a run folder nor a bundle" in recsys("evaluate", way["root"] / "nowhere", rc=3).stderr
+    changed = recsys("export", way["run"], way["root"] / "changed", "--set", "model.dim=3", rc=2).stderr
+    assert "a run stays as it was trained" in changed and not (way["root"] / "changed").exists()
 
 
 def test_recommend_prints_titles_and_json(recsys: Recsys, way: dict[str, Path]) -> None:
