@@ -40,7 +40,9 @@ class Scores(Protocol):
 
 
 class Products(Protocol):
-    """The items, ready to be multiplied."""
+    """The items, ready to be multiplied. longest: the length of the longest of them, at least."""
+
+    longest: float
 
     def rows(self, queries: int) -> int:
         """Items of a block, for so many queries."""
@@ -67,7 +69,7 @@ class Float32Products:
     BLOCK = 1 << 19  # scores: 2 MB, which stay in the cache
 
     def __init__(self, items_ND: Floats) -> None:
-        self._items_ND, self._longest = items_ND, _longest(items_ND)
+        self._items_ND, self.longest = items_ND, _longest(items_ND)
 
     @property
     def finer(self) -> "Float32Products":
@@ -84,7 +86,7 @@ class Float32Products:
 
     def scores(self, queries_BD: Floats) -> Scores:
         """Of these queries."""
-        return _Float32Scores(self._items_ND, queries_BD, rounding(queries_BD.shape[1]) * self._longest * _lengths(queries_BD))
+        return _Float32Scores(self._items_ND, queries_BD, off_by(queries_BD, self.longest))
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class _Float32Scores:
         return self.queries @ items_RD.T
 
     def floors(self, told_B: Floats) -> Floats:
-        return _single(told_B - self.off - TINY)
+        return _single(told_B - self.off)
 
     def least(self, floors_B: Floats) -> Floats:
         return self.floors(floors_B)
@@ -131,7 +133,7 @@ class Int8Products:
 
     def __init__(self, items_ND: Floats, indexed: NDArray[np.int32] | None = None) -> None:
         """indexed: the items that can be in a list; unset: all."""
-        self._items_ND = items_ND
+        self._items_ND, self.longest = items_ND, _longest(items_ND)
         self._common_D = _common(items_ND, indexed)
         self._differs = np.isnan(self._common_D)
         dims = int(self._differs.sum())
@@ -218,6 +220,12 @@ def rounding(dims: int) -> np.float32:
     A sum of D products is off by D · 2⁻²⁴ at most (Higham, Accuracy and Stability of Numerical Algorithms, §3.1).
     """
     return np.float32((dims + 2) * EPS)
+
+
+def off_by(queries_BD: Floats, longest: float) -> NDArray[np.float64]:
+    """[B] how far a product of each query with an item, of length `longest` at most, may be off in single precision."""
+    off_B: NDArray[np.float64] = rounding(queries_BD.shape[1]) * longest * _lengths(queries_BD) + TINY
+    return off_B
 
 
 def _coded(vectors_ND: Floats, levels: int) -> tuple[Floats, Floats, Floats]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.retrieval.filters import contains
-from recsys.retrieval.products import Float32Products, Products, Scores, rounding
+from recsys.retrieval.products import Float32Products, Products, Scores, off_by, rounding
 
 Floats = NDArray[np.float32]
 Items = NDArray[np.int32]
@@ -25,6 +25,7 @@ NOTHING = -1  # pads a list that ran out of items; its score is -inf
 QUERIES = 64  # queries searched together
 LEAST_GROUPS = 512  # groups whose maxima give the first floor
 AT_ONCE = 1 << 13  # numbers of the vectors that are scored one by one: so few that malloc does not map memory anew for each
+ROUGH_AT_ONCE = 1 << 15  # in single precision
 MOST_CANDIDATES = 1 << 16  # candidates kept before the floors are raised; of long lists more
 
 SIGN, LARGEST = np.uint32(1 << 31), np.uint32((1 << 32) - 1)  # bits of a float
@@ -126,7 +127,8 @@ def _search(
     """Fill in the lists of up to QUERIES queries."""
     scores, rows = products.scores(queries_BD), products.rows(len(queries_BD))
     blocks = _by_block(hidden, rows, len(items_ND))
-    candidates = _Candidates(queries_BD, items_ND, k, scores, most=max(products.crowded or len(items_ND), 4 * k))
+    most = max(products.crowded or len(items_ND), 4 * k)
+    candidates = _Candidates(queries_BD, items_ND, k, scores, most, products.longest)
     for start, (queries, items) in zip(range(0, len(items_ND), rows), blocks, strict=True):
         scores_BR = scores.block(start, min(start + rows, len(items_ND)))
         scores_BR[queries, items - start] = -np.inf
@@ -155,11 +157,12 @@ class _Candidates:
     A floor is a true K-th best score among some of the items: what cannot reach it is none of the K best.
     """
 
-    def __init__(self, queries_BD: Floats, items_ND: Floats, k: int, scores: Scores, most: int) -> None:
-        """most: a query that has more candidates is crowded, and not looked at any further."""
+    def __init__(self, queries_BD: Floats, items_ND: Floats, k: int, scores: Scores, most: int, longest: float) -> None:
+        """most: a query that has more candidates is crowded, and not looked at any further; longest: length of an item."""
         self._queries_BD, self._items_ND, self._k, self._scores, self._most = queries_BD, items_ND, k, scores, most
         self._floors_B: Floats | None = None
         self._is_crowded_B = np.zeros(len(queries_BD), bool)
+        self._off_B = off_by(queries_BD, longest)
         self._found: list[Found] = []
         self._kept, self._room = 0, max(MOST_CANDIDATES, 8 * k * len(queries_BD))
 
@@ -176,13 +179,27 @@ class _Candidates:
     def fill(self, ids_BK: Items, scores_BK: Floats) -> Places:
         """Each query's list by (-score, item), from the candidates' true scores. Returns the crowded queries, which are left
         out."""
-        self._prune()
-        assert self._floors_B is not None
-        queries, items, _ = self._found[0]
-        scores = self._true(queries, items)
-        kept = scores >= self._floors_B[queries]
-        _fill(queries[kept], items[kept], scores[kept], ids_BK, scores_BK)
+        if self._most_of_one() > self._most:
+            self._prune()
+        queries, items = (np.concatenate(parts) for parts in list(zip(*self._found, strict=True))[:2])
+        if self._scores.floors is None:
+            queries, items = self._near_the_best(queries, items)
+        _fill(queries, items, self._true(queries, items), ids_BK, scores_BK)
         return np.flatnonzero(self._is_crowded_B)
+
+    def _most_of_one(self) -> int:
+        queries = np.concatenate([queries for queries, _, _ in self._found])
+        return int(np.bincount(queries, minlength=1).max())
+
+    def _near_the_best(self, queries: Places, items: Items) -> tuple[Places, Items]:
+        """Those that may be among the K best, by scores in single precision: true ones take several times as long."""
+        rough, step = np.empty(len(items), np.float32), max(1, ROUGH_AT_ONCE // self._items_ND.shape[1])
+        for first in range(0, len(items), step):
+            part = slice(first, first + step)
+            rough[part] = np.vecdot(self._queries_BD[queries[part]], self._items_ND[items[part]])
+        least_B = self._kth(queries, rough) - 2 * self._off_B
+        kept = ~(rough < least_B[queries])  # what is no number is looked at, too
+        return queries[kept], items[kept]
 
     def _first_floors(self, scores_BR: Floats, start: int) -> Floats:
         """[B] from the items of the first block that are no worse than the K-th best of the maxima of groups of them, and so K
