@@ -7,13 +7,13 @@ python benchmarks/bench_load.py --smoke             a small try, nothing written
 import argparse
 import asyncio
 import json
+import multiprocessing
 import tempfile
-import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 from bench_http import USERS, server, write_bundle
 from common import publish, spread, table
@@ -101,15 +101,19 @@ def summary(seen: list[Seen]) -> dict[str, Any]:
 
 def swap(target: Target, bundles: Path, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """Versions promoted in turn while asked; slow answers near the moments at which the service took them."""
-    taken: list[float] = []
-    ended = threading.Event()
-    watching = threading.Thread(target=promote_in_turn, args=(target, bundles, options.every, taken, ended))
+    spawn = multiprocessing.get_context("spawn")  # in a process of its own, as whoever promotes is: not to hold up the callers
+    ended, told = spawn.Event(), spawn.SimpleQueue()
+    promoting = spawn.Process(target=promote_in_turn, args=(target.url, bundles, options.every, told, ended))
+    promoting.start()
+    told.get()  # it has begun
     began = time.monotonic()
-    watching.start()
     bodies = questions([f"u{user}" for user in range(USERS)], K)
     seen = asyncio.run(open_loop(target, bodies, rate, options.swap_seconds))
     ended.set()
-    watching.join()
+    promoting.join()
+    taken: list[float] = []
+    while not told.empty():
+        taken.append(told.get())
     near = np.zeros(seen.asked, bool)
     for moment in taken:
         near |= np.abs(seen.began - (moment - began)) <= 1
@@ -117,16 +121,18 @@ def swap(target: Target, bundles: Path, rate: float, options: argparse.Namespace
     return {"changes": len(taken), "asked": seen.asked, "failed": seen.failed, "p99_near": p99[0], "p99_else": p99[1]}
 
 
-def promote_in_turn(target: Target, bundles: Path, every: float, taken: list[float], ended: threading.Event) -> None:
-    """taken: when a new version first answered, on this machine's clock."""
+def promote_in_turn(url: str, bundles: Path, every: float, told: Any, ended: Any) -> None:
+    """told: a queue; that it begins, then when each new version first answered, on this machine's clock."""
     versions = store.versions(bundles)
+    told.put(0.0)
     while not ended.wait(every):
         next_one = next(version for version in versions if version != store.current(bundles).name)
         store.promote(bundles, next_one)
         while not ended.wait(0.1):
-            if httpx.get(f"{target.url}/readyz").json()["bundle"] == next_one:
-                taken.append(time.monotonic())
-                break
+            with urllib.request.urlopen(f"{url}/readyz") as answer:
+                if json.load(answer)["bundle"] == next_one:
+                    told.put(time.monotonic())
+                    break
 
 
 def describe(figures: dict[str, Any], options: argparse.Namespace) -> str:

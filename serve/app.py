@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ RAYS_SETTINGS = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy is replaced after three in vain, which else takes half a minute
     **CALLBACK,
 }
+SWITCH_S = 0.0005
+"""So long a thread that opens a bundle may keep answers waiting, each time they have waited for anything: a tenth of the usual."""
 HAPROXY_TIMEOUT = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"  # an hour, if nobody says otherwise
 
 
@@ -53,6 +56,7 @@ class Replica:
 
     def __init__(self, args: ServeArgs) -> None:
         _log_as_serve_does()
+        sys.setswitchinterval(SWITCH_S)
         self.args, self.live, self.metrics = args, Live(args), RayMetrics()
         self.live.watch()
         self.metrics.watch(self.live)

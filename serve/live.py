@@ -3,6 +3,8 @@ place in one step; a bad one is refused and the old one goes on. Beside it a can
 """
 
 import logging
+import os
+import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from serve.schemas import Rejected
 
 log = logging.getLogger("serve")
 
+NICENESS = 10
 CURRENT, CANARY = "current", "canary"
 
 
@@ -94,6 +97,8 @@ class Live:
         self._stopped.set()
 
     def _keep_looking(self) -> None:
+        if sys.platform == "linux":  # where a thread has a niceness of its own: who answers comes first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while not self._stopped.wait(self._args.watch_s):
             try:
                 self.look()
