@@ -173,7 +173,7 @@ class ModelConfig(Section):
     """sasrec of transformer blocks, two_tower: width of the feed-forward layers, as a multiple of dim."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """sasrec, two_tower: share of what goes in, and of what each half of a block or a tower adds, that is left out while
-    training."""
+    training. Small models want less: 0.1 with 32 dimensions."""
     attributes: tuple[str, ...] | None = None
     """two_tower: columns of items.parquet that tell what an item is; unset: all but ids and counts."""
     attribute_items: int = Field(5, ge=1)

@@ -45,7 +45,7 @@ RAYS_SETTINGS = {
     **CALLBACK,
 }
 SWITCH_S = 0.0005
-"""So long a thread that opens a bundle may keep answers waiting, each time they have waited for anything: a tenth of the usual."""
+"""So long a thread that opens a bundle keeps answers waiting, each time they have waited for anything: a tenth of the usual."""
 HAPROXY_TIMEOUT = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"  # an hour, if nobody says otherwise
 
 
