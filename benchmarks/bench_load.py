@@ -33,7 +33,7 @@ generator on the same two cores), {rounds} rounds of {seconds:g} s in turn. Inde
 {at_once} users in one request, {lists} callers: {over_one} times the users a second of one caller who asks for one after the
 other, {over_all} times those of {connections} callers at once.
 
-**A bundle changes** every {every:g} s while asked at half of the peak for {swap_seconds:g} s: {asked:,} asked, {failed}
+**A bundle changes** every {every:g} s while asked at half of the peak for {swap_seconds:g} s, {changes} times: {asked:,} asked, {failed}
 failed. The p99 within a second of a change is {during} ms, of the rest {before} ms.
 """
 
@@ -105,12 +105,18 @@ def swap(target: Target, bundles: Path, rate: float, options: argparse.Namespace
     ended, told = spawn.Event(), spawn.SimpleQueue()
     promoting = spawn.Process(target=promote_in_turn, args=(target.url, bundles, options.every, told, ended))
     promoting.start()
-    told.get()  # it has begun
+    while told.empty():  # until it has begun
+        if promoting.exitcode is not None:
+            raise RuntimeError("who promotes has failed")
+        time.sleep(0.1)
+    told.get()
     began = time.monotonic()
     bodies = questions([f"u{user}" for user in range(USERS)], K)
     seen = asyncio.run(open_loop(target, bodies, rate, options.swap_seconds))
     ended.set()
-    promoting.join()
+    promoting.join(60)
+    if promoting.exitcode != 0:
+        raise RuntimeError("who promotes has failed")
     taken: list[float] = []
     while not told.empty():
         taken.append(told.get())
@@ -129,7 +135,7 @@ def promote_in_turn(url: str, bundles: Path, every: float, told: Any, ended: Any
         next_one = next(version for version in versions if version != store.current(bundles).name)
         store.promote(bundles, next_one)
         while not ended.wait(0.1):
-            with urllib.request.urlopen(f"{url}/readyz") as answer:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
                 if json.load(answer)["bundle"] == next_one:
                     told.put(time.monotonic())
                     break
@@ -162,6 +168,7 @@ def describe(figures: dict[str, Any], options: argparse.Namespace) -> str:
         over_one=of_all(figures["over_one"]),
         over_all=of_all(figures["over_peak"]),
         asked=changed["asked"],
+        changes=changed["changes"],
         failed=sum(changed["failed"].values()),
         during=changed["p99_near"],
         before=changed["p99_else"],

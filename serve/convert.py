@@ -17,6 +17,7 @@ from serve.schemas import ColumnFilter, RecommendRequest
 
 Json = dict[str, Any]
 
+SCORE = "score"
 REMEMBERED = 100_000  # described items of a bundle, some 20 MB where they have titles and genres alone
 
 
@@ -67,32 +68,46 @@ class Descriptions:
 
     def answers(self, answers: Sequence[Answer]) -> list[Json]:
         """Each as JSON."""
+        shown = iter(self._all_shown([answer for answer in answers if answer.because is None]))
+        return [
+            answer_json(answer, self._items.describe, next(shown)) if answer.because is None else self._explained(answer)
+            for answer in answers
+        ]
+
+    def _explained(self, answer: Answer) -> Json:
+        causes = [cause.item for causes in answer.because or () for cause in causes]
+        items = list({*answer.items.tolist(), *causes})
+        described = dict(zip(items, self._items.describe_all(items), strict=True))
+        return answer_json(answer, described.__getitem__)
+
+    def _all_shown(self, answers: Sequence[Answer]) -> list[orjson.Fragment | None]:
+        """The items of each. None where another thread has begun anew meanwhile."""
         shown = [self._shown(answer) for answer in answers]
         if any(each is None for each in shown):
             self._learn({item for answer in answers for item in answer.items.tolist()})
             shown = [self._shown(answer) for answer in answers]
-        return [
-            answer_json(answer, self._items.describe, None if answer.because else each)
-            for answer, each in zip(answers, shown, strict=True)
-        ]
+        return shown
 
     def _shown(self, answer: Answer) -> orjson.Fragment | None:
-        """Its items; None where one is not known yet."""
-        known = self._known  # as it is now: another thread may begin anew
+        """None where an item is not known yet."""
+        known = self._known
         try:
             texts = [known[item] for item in answer.items.tolist()]
         except KeyError:
             return None
-        scores = to_json(answer.scores)[1:-1].split(b",")
-        return orjson.Fragment(b"[%b]" % b",".join([text + score + b"}" for text, score in zip(texts, scores, strict=False)]))
+        scores = to_json(answer.scores)[1:-1].split(b",") if texts else []
+        return orjson.Fragment(b"[%b]" % b",".join([text + score + b"}" for text, score in zip(texts, scores, strict=True)]))
 
     def _learn(self, items: Collection[int]) -> None:
         """Describe some items together: one by one a batch would take thirty milliseconds."""
-        if len(self._known) + len(items) > REMEMBERED:
-            self._known = {}
-        if missing := [item for item in items if item not in self._known]:
-            described = self._items.describe_all(missing)
-            self._known.update((item, to_json(row)[:-1] + b',"score":') for item, row in zip(missing, described, strict=True))
+        known = self._known
+        missing = [item for item in items if item not in known]
+        if len(known) + len(missing) > REMEMBERED:
+            known, missing = {}, list(items)
+        for item, row in zip(missing, self._items.describe_all(missing), strict=True):
+            row.pop(SCORE, None)  # a column's: the answer's own stands in its place
+            known[item] = to_json(row)[:-1] + b',"score":'
+        self._known = known
 
 
 def user_json(user: User, version: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 place in one step; a bad one is refused and the old one goes on. Beside it a canary may answer a share of the users.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -97,8 +98,7 @@ class Live:
         self._stopped.set()
 
     def _keep_looking(self) -> None:
-        if sys.platform == "linux":  # where a thread has a niceness of its own: who answers comes first
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        _give_way()
         while not self._stopped.wait(self._args.watch_s):
             try:
                 self.look()
@@ -156,6 +156,15 @@ class Live:
         recommender.search("a", 1)
         recommender.recommend([Request(k=1, popularity=0.1)])
         return recommender
+
+
+def _give_way() -> None:
+    """Make this thread less urgent than those that answer, where threads have a niceness of their own."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError):
+        urgency = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, urgency + NICENESS))
 
 
 def _audit_of(bundle: Bundle, args: ServeArgs) -> Audit | None:

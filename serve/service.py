@@ -119,6 +119,7 @@ class Service:
                 return await self.batcher.submit(requests)
             self.batcher.require_room(len(others))  # or the slow ones would be computed for nobody
         with _told(slow=True):
+            self.explainer.require_room(len(slow))  # or the others would
             told, plain = map(iter, await asyncio.gather(self.explainer.submit(slow), self.batcher.submit(others)))
         return [next(told) if _is_slow(request) else next(plain) for request in requests]
 

@@ -224,7 +224,7 @@ def rounding(dims: int) -> np.float32:
 
 def off_by(queries_BD: Floats, longest: float) -> NDArray[np.float64]:
     """[B] how far a product of each query with an item, of length `longest` at most, may be off in single precision."""
-    off_B: NDArray[np.float64] = rounding(queries_BD.shape[1]) * longest * _lengths(queries_BD) + TINY
+    off_B: NDArray[np.float64] = float(rounding(queries_BD.shape[1])) * longest * _lengths(queries_BD) + TINY
     return off_B
 
 

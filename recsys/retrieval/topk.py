@@ -24,7 +24,8 @@ Seen = tuple[NDArray[np.int64], Items]
 NOTHING = -1  # pads a list that ran out of items; its score is -inf
 QUERIES = 64  # queries searched together
 LEAST_GROUPS = 512  # groups whose maxima give the first floor
-AT_ONCE = 1 << 13  # numbers of the vectors that are scored one by one: so few that malloc does not map memory anew for each
+AT_ONCE = 1 << 13  # numbers of the vectors that are scored one by one: so few that malloc does not map memory anew for each,
+FEWEST = 128  # or so many vectors, where they are long
 ROUGH_AT_ONCE = 1 << 15  # in single precision
 MOST_CANDIDATES = 1 << 16  # candidates kept before the floors are raised; of long lists more
 
@@ -179,7 +180,7 @@ class _Candidates:
     def fill(self, ids_BK: Items, scores_BK: Floats) -> Places:
         """Each query's list by (-score, item), from the candidates' true scores. Returns the crowded queries, which are left
         out."""
-        if self._most_of_one() > self._most:
+        if self._scores.floors is not None or self._most_of_one() > self._most:
             self._prune()
         queries, items = (np.concatenate(parts) for parts in list(zip(*self._found, strict=True))[:2])
         if self._scores.floors is None:
@@ -193,12 +194,14 @@ class _Candidates:
 
     def _near_the_best(self, queries: Places, items: Items) -> tuple[Places, Items]:
         """Those that may be among the K best, by scores in single precision: true ones take several times as long."""
-        rough, step = np.empty(len(items), np.float32), max(1, ROUGH_AT_ONCE // self._items_ND.shape[1])
+        rough, step = np.empty(len(items), np.float32), max(FEWEST, ROUGH_AT_ONCE // self._items_ND.shape[1])
         for first in range(0, len(items), step):
             part = slice(first, first + step)
-            rough[part] = np.vecdot(self._queries_BD[queries[part]], self._items_ND[items[part]])
+            rough[part] = np.einsum("nd,nd->n", self._queries_BD[queries[part]], self._items_ND[items[part]])
+        is_told = np.isfinite(rough)  # sums of what is huge need not be
+        rough[~is_told] = -np.inf
         least_B = self._kth(queries, rough) - 2 * self._off_B
-        kept = ~(rough < least_B[queries])  # what is no number is looked at, too
+        kept = (rough >= least_B[queries]) | ~is_told
         return queries[kept], items[kept]
 
     def _first_floors(self, scores_BR: Floats, start: int) -> Floats:
@@ -254,7 +257,7 @@ def _are_seen(seen: Seen, queries: Places, items: Items, count: int) -> NDArray[
 
 def _scores(queries_BD: Floats, items_ND: Floats, queries: Places, items: NDArray[np.integer]) -> Floats:
     """Of pairs, each computed by itself, some at a time."""
-    scores, step = np.empty(len(items), np.float32), max(1, AT_ONCE // items_ND.shape[1])
+    scores, step = np.empty(len(items), np.float32), max(FEWEST, AT_ONCE // items_ND.shape[1])
     for first in range(0, len(items), step):
         part = slice(first, first + step)
         scores[part] = rescore(queries_BD[queries[part]], items_ND[items[part]])

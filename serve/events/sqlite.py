@@ -114,7 +114,8 @@ class SqliteEvents:
             try:
                 yield connection
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # a full disk has ended it already, and is what should be told
+                    connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
 
@@ -139,10 +140,14 @@ class SqliteEvents:
         with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             connection = sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
+            try:
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+                    connection.execute(f"PRAGMA {pragma}")
+                connection.executescript(SCHEMA)
+            except BaseException:
+                connection.close()  # else each try, of which there is one a second, would leave a file open
+                raise
             self._made.append(connection)
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-                connection.execute(f"PRAGMA {pragma}")
-            connection.executescript(SCHEMA)
         return connection
 
 

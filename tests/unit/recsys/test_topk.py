@@ -83,6 +83,25 @@ def test_candidates_of_many_queries_are_ordered_as_those_of_each_alone(search, w
         assert scores.tolist() == expected_scores.tolist() + [-np.inf] * padding
 
 
+@pytest.mark.parametrize("scale", [1e-42, 1e-25, 1e-12, 1e12, 1e18])
+@pytest.mark.parametrize("dims", [8, 300])
+def test_finds_what_sorting_finds_of_tiny_and_of_huge_numbers(scale, dims):
+    """Whose products have few digits in single precision, or none."""
+    rng = np.random.default_rng(3)
+    items = (rng.standard_normal((400, dims)) * scale).astype(np.float32)
+    queries = (rng.standard_normal((5, dims)) * scale).astype(np.float32)
+    items[::7], items[3::7] = items[1], -items[1]
+    ids_BK, _ = top_k(queries, items, 12, products=Int8Products(items))
+    assert as_lists(ids_BK) == by_sorting(queries, items, 12, [set()] * len(queries))
+
+
+def test_sums_that_overflow_in_single_precision_are_told_apart_truly():
+    items = np.array([[3e19, -3e19], [3e19, -2.9e19], [1, 1], [-3e19, 3e19]] * 20, np.float32)
+    queries = np.array([[3e19, 3e19], [1, 1]], np.float32)
+    ids_BK, _ = top_k(queries, items, 7, products=Int8Products(items))
+    assert as_lists(ids_BK) == by_sorting(queries, items, 7, [set()] * 2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_list_does_not_depend_on_the_batch(kind):
     rng = np.random.default_rng(1)

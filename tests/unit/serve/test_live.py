@@ -1,6 +1,8 @@
 """A new bundle takes the old one's place in one step, a bad one does not, and a canary answers the same users every time."""
 
 import gc
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -162,7 +164,19 @@ def no_memory(*_: object) -> None:
     raise MemoryError
 
 
-def test_it_looks_by_itself(root: Path) -> None:
+@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "not allowed"])
+def test_it_looks_by_itself_whether_or_not_threads_may_be_less_urgent(
+    root: Path, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def setpriority(which: int, who: int, niceness: int) -> None:
+        asked.append(niceness)
+        if not allowed:
+            raise PermissionError
+
+    monkeypatch.setattr(os, "getpriority", lambda which, who: 15)  # as Ray's workers are by default
+    monkeypatch.setattr(os, "setpriority", setpriority)
     live = live_of(root, watch_s=0.01)
     live.watch()
     write_planted(root, world=NEW, version="b")
@@ -173,6 +187,7 @@ def test_it_looks_by_itself(root: Path) -> None:
         came.wait(0.01)
     live.stop()
     assert live.served.recommender.bundle.version == "b"
+    assert asked == ([19] if sys.platform == "linux" else [])
 
 
 def test_nothing_is_kept_of_a_bundle_that_is_served_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
