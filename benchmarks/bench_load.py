@@ -33,8 +33,8 @@ generator on the same two cores), {rounds} rounds of {seconds:g} s in turn. Inde
 {at_once} users in one request, {lists} callers: {over_one} times the users a second of one caller who asks for one after the
 other, {over_all} times those of {connections} callers at once.
 
-**A bundle changes** every {every:g} s while asked at half of the peak for {swap_seconds:g} s, {changes} times: {asked:,} asked, {failed}
-failed. The p99 within a second of a change is {during} ms, of the rest {before} ms.
+**A bundle changes** every {every:g} s while asked at half of the peak for {swap_seconds:g} s, {changes} times:
+{asked:,} asked, {failed} failed. The p99 within a second of a change is {during} ms, of the rest {before} ms.
 """
 
 
