@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve as ray_serve
-from ray.serve import context
+from ray.serve import config, context
 
 from recsys.bundle.read import open_bundle
 from recsys.bundle.store import resolve
@@ -86,6 +86,7 @@ def build(args: ServeArgs) -> ray_serve.Application:
         num_replicas=args.replicas,
         max_ongoing_requests=args.max_ongoing,
         max_queued_requests=args.max_queued,
+        **_refusals(),
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=3,
         ray_actor_options={
@@ -99,6 +100,13 @@ def build(args: ServeArgs) -> ray_serve.Application:
             "encoding": "JSON" if args.log_format == "json" else "TEXT",
         },
     ).bind(located)
+
+
+def _refusals() -> dict[str, Any]:
+    """What Ray says where more requests are under way than a replica takes, of whatever kind. A Ray from before this could be
+    set says no more than 503."""
+    made = getattr(config, "BackpressureConfig", None)
+    return {} if made is None else {"backpressure_config": made(status_code=503, retry_after_s=1)}
 
 
 def _located(args: ServeArgs) -> ServeArgs:

@@ -1,5 +1,7 @@
 """Arguments as `serve run` gives them: strings, and refused by name where they cannot be."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -50,3 +52,11 @@ def test_a_profile_sets_what_goes_together_and_yields_to_what_is_given() -> None
 
 def test_every_argument_is_documented() -> None:
     assert [name for name, field in ServeArgs.model_fields.items() if not field.description] == []
+
+
+def test_what_ray_itself_refuses_says_when_to_come_again(tmp_path: Path) -> None:
+    from serve.app import Replica, build
+
+    assert Replica.backpressure_config.retry_after_s is None, "as it is unless told"
+    told = build(make_args(bundles=str(tmp_path)))._bound_deployment.backpressure_config
+    assert (told.status_code, told.retry_after_s) == (503, 1)
