@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 # The mean is brought up to date every so many steps at least: a pass over all weights costs as much as a small step, over large
-# tables as many. The further back it reaches by now, the less often, so many times in its reach of 1 / (1 − d).
+# tables as many. The further back it reaches by now, the less often, about so many times in its reach of 1 / (1 − d).
 EVERY, TIMES = 8, 128
 
 
@@ -29,15 +29,14 @@ class WeightMean(Optimizer):
         """Take note of the weights as they are now."""
         for parameter in self._parameters():
             state = self.state[parameter]
-            if not state:
-                state |= {"step": 1, "noted": 0, "mean": parameter.detach().clone()}
-                continue
-            state["step"] += 1
-            decay = min(self.decay, (1 + state["step"]) / (10 + state["step"]))
-            gap = state["step"] - state["noted"]
-            if gap >= max(EVERY, round(1 / (1 - decay) / TIMES)):
-                state["mean"].lerp_(parameter, 1 - decay**gap)
-                state["noted"] = state["step"]
+            state["step"] = step = state.get("step", 0) + 1
+            decay = min(self.decay, (1 + step) / (10 + step))
+            # Twice as many, and twice again: where it is brought up to date follows from the step alone.
+            every = EVERY << max(0, (round(1 / (1 - decay) / TIMES) // EVERY).bit_length() - 1)
+            if "mean" not in state:
+                state["mean"] = parameter.detach().clone()
+            elif step % every == 0:
+                state["mean"].lerp_(parameter, 1 - decay**every)
 
     def swap(self) -> None:
         """Have the model compute with the means, or, called again, with its weights."""
