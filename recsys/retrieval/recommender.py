@@ -14,14 +14,14 @@ from recsys.errors import RequestError
 from recsys.retrieval import golden, requests, rerank
 from recsys.retrieval.ann import is_exact
 from recsys.retrieval.audit import Audit, AuditReport
-from recsys.retrieval.catalogue import Catalogue
+from recsys.retrieval.catalogue import NO_ITEMS, Catalogue
 from recsys.retrieval.columns import Columns
 from recsys.retrieval.explain import causes
 from recsys.retrieval.filters import Items, contains, intersection, union, without
 from recsys.retrieval.requests import Answer, Cause, Event, Mode, Request
 from recsys.retrieval.searcher import Found, Query, Searcher
 from recsys.retrieval.topk import nearest
-from recsys.retrieval.users import NO_ITEMS, Taste, Tastes, User
+from recsys.retrieval.users import Taste, Tastes, User
 
 KnownUntil = Literal["valid", "test", "end"]
 

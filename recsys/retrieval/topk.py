@@ -180,17 +180,18 @@ class _Candidates:
     def fill(self, ids_BK: Items, scores_BK: Floats) -> Places:
         """Each query's list by (-score, item), from the candidates' true scores. Returns the crowded queries, which are left
         out."""
-        if self._scores.floors is not None or self._most_of_one() > self._most:
+        self._found = [self._all_found()]
+        if self._scores.floors is not None or np.bincount(self._found[0][0], minlength=1).max() > self._most:
             self._prune()
-        queries, items = (np.concatenate(parts) for parts in list(zip(*self._found, strict=True))[:2])
+        queries, items, _ = self._found[0]
         if self._scores.floors is None:
             queries, items = self._near_the_best(queries, items)
         _fill(queries, items, self._true(queries, items), ids_BK, scores_BK)
         return np.flatnonzero(self._is_crowded_B)
 
-    def _most_of_one(self) -> int:
-        queries = np.concatenate([queries for queries, _, _ in self._found])
-        return int(np.bincount(queries, minlength=1).max())
+    def _all_found(self) -> Found:
+        queries, items, scores = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
+        return queries, items, scores
 
     def _near_the_best(self, queries: Places, items: Items) -> tuple[Places, Items]:
         """Those that may be among the K best, by scores in single precision: true ones take several times as long."""
@@ -226,7 +227,7 @@ class _Candidates:
     def _prune(self) -> None:
         """Raise the floors, drop what cannot reach them, and all of the crowded queries."""
         assert self._floors_B is not None
-        queries, items, scores = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
+        queries, items, scores = self._all_found()
         self._floors_B = np.maximum(self._floors_B, self._floors(queries, items, scores))
         kept = scores >= self._least()[queries]
         self._is_crowded_B |= np.bincount(queries[kept], minlength=len(self._queries_BD)) > self._most

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
-from recsys.retrieval.catalogue import Catalogue
+from recsys.retrieval.catalogue import NO_ITEMS, Catalogue
 from recsys.retrieval.filters import Items, union
 from recsys.retrieval.folding import History, parts_of
 from recsys.retrieval.leaning import whole
 from recsys.retrieval.requests import Event
 
 EXPLAINED = 20  # of a history the latest items that are tried without: each costs a vector
-
-NO_ITEMS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,9 @@ def _members(archive: str) -> list[File]:
 
 
 def _elsewhere(path: str) -> str:
-    """A hint, where RECSYS_DATA names the folder of it."""
+    """A hint for a path that counts from here, or from what RECSYS_DATA names."""
+    if "://" in path or Path(path).is_absolute():
+        return ""
     there = Path(os.environ.get("RECSYS_DATA") or ".") / path
     return f" There is {there}." if there.exists() else " Paths count from the folder you are in."
 

@@ -513,8 +513,13 @@ def test_d9_a_cut_zip_is_named(tmp_path):
     assert "bad.zip: cut or damaged" in refusal(tmp_path / "bad.zip", tmp_path)
 
 
-def test_what_is_not_there_or_not_known_is_named(tmp_path):
-    assert "nowhere: no such file or folder" in refusal(tmp_path / "nowhere")
+def test_what_is_not_there_or_not_known_is_named(tmp_path, monkeypatch):
+    assert refusal(tmp_path / "nowhere").endswith("nowhere: no such file or folder.")
+    (tmp_path / "elsewhere.csv").write_text("user_id,item_id\n")
+    monkeypatch.delenv("RECSYS_DATA", raising=False)
+    assert "Paths count from the folder you are in." in refusal("elsewhere.csv")
+    monkeypatch.setenv("RECSYS_DATA", str(tmp_path))
+    assert f"There is {tmp_path / 'elsewhere.csv'}." in refusal("elsewhere.csv")
     assert "holds notes.md" in refusal(write(tmp_path / "in", notes__md="x"))
     assert "nothing" in refusal(write(tmp_path / "nothing"))
 
