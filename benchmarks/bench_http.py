@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from common import publish, spread, table
 from http_servers import KINDS
 
 from serve.load import Target, closed_loop, questions
+from serve.ports import free_port
 
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 USERS = 6_000
@@ -39,9 +39,7 @@ uvicorn round the search of `ours`, no Ray and nothing checked: the limit. All s
 @contextmanager
 def server(kind: str, bundles: Path) -> Iterator[int]:
     """A contender in a process of its own; its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(Path(__file__).with_name("http_servers.py")), kind, str(bundles), str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | THREADS
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from serve.http import create_app
 from serve.keys import Keys
 from serve.live import Live
 from serve.metrics import RayMetrics
+from serve.ports import require_port
 from serve.proxy import CALLBACK
 
 APP_NAME = "recsys"
@@ -140,7 +140,7 @@ def serving(args: ServeArgs) -> Iterator[str]:
 
     Runs on the Ray this process uses, else the one RAY_ADDRESS names, else one started here on the loopback interface.
     """
-    args = _with_free_port(args)
+    args = args.model_copy(update={"port": require_port(args.host, args.port)})
     # Asked here too, before a process is started: what cannot be is refused at once, a bundle hashed once for all replicas.
     if args.keys is not None:
         Keys(Path(args.keys))
@@ -159,20 +159,6 @@ def url_of(args: ServeArgs) -> str:
     """Where to ask from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(args.host, args.host)
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{args.port}"
-
-
-def _with_free_port(args: ServeArgs) -> ServeArgs:
-    """The arguments with a port that nobody listens on, or ConfigError."""
-    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((args.host, args.port))
-            probe.listen()  # what SO_REUSEADDR lets bind, this refuses
-        except OSError as error:
-            advice = "Stop what listens there, or choose another port: --port."
-            raise ConfigError(f"{args.host}:{args.port} cannot be listened on ({error.strerror}). {advice}") from None
-        return args.model_copy(update={"port": probe.getsockname()[1]})
 
 
 @contextmanager

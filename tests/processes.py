@@ -1,20 +1,18 @@
 """Processes that tests start: ports for them, what they started, and their end with all of that."""
 
 import contextlib
-import socket
 
 import psutil
 
+from serve.ports import free_port
+
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports of the loopback interface, all different, that nobody listens on."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 def below(process: psutil.Process, words: str) -> list[psutil.Process]:

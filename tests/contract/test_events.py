@@ -25,6 +25,7 @@ from serve.events.event import LATEST, EventStore, LiveEvent, Rolled, StoreError
 from serve.events.feed import is_address, open_redis, open_store
 from serve.events.roll import forget
 from serve.events.sqlite import SqliteEvents
+from serve.ports import free_port
 from tests.bundles import write_planted
 
 SERVER = shutil.which("redis-server")
@@ -67,13 +68,6 @@ class Redis:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """One worker or two, over gloo and without Ray: the same update, and parameters equal bit for bit."""
 
 import faulthandler
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from recsys.training.checkpoint import TrainState
 from recsys.training.hardware import Hardware
 from recsys.training.micro_batch import MicroBatch
 from recsys.training.negatives import Negatives
+from serve.ports import free_port
 
 CASES = {
     "softmax": {},
@@ -198,10 +198,7 @@ def one(tmp_path_factory):
 def two(tmp_path_factory):
     """The folder where two workers wrote."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, args=(2, port, str(folder)), nprocs=2)
+    mp.spawn(worker, args=(2, free_port(), str(folder)), nprocs=2)
     return folder
 
 

@@ -25,6 +25,7 @@ from recsys.retrieval.requests import Request
 from serve.app import serving, url_of
 from serve.args import ServeArgs
 from serve.client import Client
+from serve.ports import free_port
 from tests.bundles import planted, rehash, write_planted
 
 pytestmark = pytest.mark.ray
@@ -187,9 +188,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_serve_run_builds_the_application_from_strings(root: Path, tmp_path: Path) -> None:
     """`serve run` as anybody would type it; it has its own Ray, and listens where Serve's settings say."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     code = (
         "import ray, sys; from ray.serve.scripts import cli;"
         f"ray.init(address='local', num_cpus=3, include_dashboard=False, object_store_memory=100 << 20, logging_level='ERROR');"

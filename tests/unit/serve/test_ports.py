@@ -1,0 +1,43 @@
+"""A port asked for is refused when somebody has it; one chosen here is free, and stays so."""
+
+import socket
+
+import pytest
+
+from recsys.errors import ConfigError
+from serve import ports
+
+
+def test_a_port_asked_for_is_taken_as_it_is() -> None:
+    port = ports.free_port()
+    assert ports.require_port("127.0.0.1", port) == port
+
+
+def test_a_port_that_somebody_has_is_refused_with_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} .*in use.*--port"):
+            ports.require_port("127.0.0.1", port)
+
+
+def test_a_chosen_port_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "TRIES", 2)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports.free_port()))
+        taken.listen()
+        theirs = taken.getsockname()[1]
+        monkeypatch.setattr(ports, "CHOSEN_FROM", range(theirs, theirs + 2))
+        assert ports.require_port("127.0.0.1", 0) == theirs + 1
+
+
+def test_no_free_port_says_why_and_what_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "TRIES", 1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports.free_port()))
+        taken.listen()
+        theirs = taken.getsockname()[1]
+        monkeypatch.setattr(ports, "CHOSEN_FROM", range(theirs, theirs + 1))
+        with pytest.raises(ConfigError, match=f"127.0.0.1 .*{theirs}..{theirs} .*in use.*--port"):
+            ports.free_port()
