@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path as FilePath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path
 from pydantic import Field
@@ -18,12 +20,14 @@ from serve import problems
 from serve.args import MAX_ID_LENGTH
 from serve.events.event import StoreError
 from serve.events.feed import Feed
-from serve.live import Live
+from serve.live import Live, give_way
 from serve.pages import answered
 from serve.problems import Problem
 from serve.schemas import CanaryInfo, Id, _In, _Out
 
 PREFIX = "/v1/admin/"
+
+Result = TypeVar("Result")
 
 
 class Switch(_In):
@@ -51,24 +55,29 @@ class Forgotten(_Out):
 
 def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of: Callable[[Request], Any]) -> None:
     """body_of: awaited, the JSON of a request."""
+    # Bundles are verified and opened one after the other, and answers go first.
+    aside = ThreadPoolExecutor(1, "admin", initializer=give_way)
+
+    async def apart(call: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(aside, call)
 
     @app.post(f"{PREFIX}bundle", tags=["admin"], response_model=Switched)
     async def switch(request: Request) -> Response:
         """Verify a version and serve it: at once here, and on other replicas when they look next (`watch_s`)."""
         wanted = problems.checked(Switch, await body_of(request))
-        return answered({"version": await asyncio.to_thread(_switched, live(), wanted.version)})
+        return answered({"version": await apart(partial(_switched, live(), wanted.version))})
 
     @app.put(f"{PREFIX}canary", tags=["admin"], response_model=CanaryInfo)
     async def canary(request: Request) -> Response:
         """Verify a version and answer a share of the users from it."""
         wanted = problems.checked(Canary, await body_of(request))
-        await asyncio.to_thread(_with_canary, live(), wanted.version, wanted.share)
+        await apart(partial(_with_canary, live(), wanted.version, wanted.share))
         return answered({"version": wanted.version, "share": wanted.share})
 
     @app.delete(f"{PREFIX}canary", tags=["admin"], status_code=204)
     async def no_canary() -> Response:
         """Answer all users from the current version."""
-        await asyncio.to_thread(_with_canary, live(), None, 0.0)
+        await apart(partial(_with_canary, live(), None, 0.0))
         return Response(status_code=204)
 
     @app.delete(f"{PREFIX}users/{{user_id:path}}", tags=["admin"], response_model=Forgotten)

@@ -61,8 +61,6 @@ class ServeArgs(BaseModel):
     """Most users answered together as one matrix."""
     max_queued: int = Field(1024, ge=1)
     """Most users waiting in one replica; beyond it 503 with Retry-After."""
-    max_ongoing: int = Field(512, ge=1)
-    """HTTP requests Ray sends to one replica at a time; at least `max_batch`, or batches cannot fill."""
     batch_wait_ms: float = Field(0, ge=0, le=1000)
     """How long a first request waits for company; 0: only for what has already arrived."""
     batch_in_thread: bool = False
@@ -87,8 +85,6 @@ class ServeArgs(BaseModel):
     def _fits_together(self) -> "ServeArgs":
         if self.max_queued < self.max_requests:
             raise ValueError(f"max_queued must be at least max_requests ({self.max_requests}), or a full list never fits")
-        if self.max_ongoing < self.max_batch:
-            raise ValueError(f"max_ongoing must be at least max_batch ({self.max_batch}), or batches cannot fill")
         if not self.is_loopback and self.keys is None and not self.open:
             raise ValueError(
                 "beyond this machine only with keys: give keys=FILE, or open=true where something else guards the door"
@@ -96,6 +92,12 @@ class ServeArgs(BaseModel):
         if self.ingress == "haproxy" and self.is_loopback:
             raise ValueError("ingress=haproxy opens port 8404 on all interfaces: give host=0.0.0.0 too, behind a firewall")
         return self
+
+    @property
+    def max_ongoing(self) -> int:
+        """HTTP requests that Ray sends to one replica at a time: more than its queue holds, so that what is too much is refused
+        by the queue, at once and in the service's own words, and waits nowhere else."""
+        return 2 * self.max_queued + self.max_batch
 
     @property
     def is_loopback(self) -> bool:

@@ -56,13 +56,17 @@ class Batcher(Generic[Query, Reply]):
 
         Raises Overloaded, at once, if they do not all fit in the queue. Cancelling drops what is not yet computed.
         """
+        return await asyncio.gather(*self.enqueue(queries))
+
+    def enqueue(self, queries: Sequence[Query]) -> list[asyncio.Future[Reply]]:
+        """`submit`, for who waits for more than this: the replies to come."""
         self.require_room(len(queries))
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in queries]
         self._queue.extend(zip(queries, futures, strict=True))
         if self._drainer is None or self._drainer.done():
             self._drainer = loop.create_task(self._drain())
-        return await asyncio.gather(*futures)
+        return futures
 
     def require_room(self, count: int) -> None:
         """Raises Overloaded where so many queries do not fit."""

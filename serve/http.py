@@ -1,5 +1,6 @@
 """Routes under /v1, and what they answer where something is wrong. Needs no Ray: any Recommender will do."""
 
+from functools import cache, partial
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -59,12 +60,14 @@ def create_app(
     app.router.routes.extend(page_routes())
     _add_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=args.max_body_bytes, timeout_s=args.receive_timeout_s)
-    if args.keys is not None:
+    keys = None if args.keys is None else Keys(FilePath(args.keys), args.replicas)
+    if keys is not None:
         add_admin(app, service.live, feed, _body_of)
-        keys = Keys(FilePath(args.keys), args.replicas)
         app.add_middleware(Gate, keys=keys, free={*FREE, *(route.path for route in page_routes())}, admin=ADMIN)
     app.add_middleware(Envelope, echo=echo_request_id, answered=metrics.answered)
-    app.openapi = lambda: document(app, service.request_model, schemas.many_model(service.request_model, args.max_requests))  # type: ignore[method-assign]
+    many = schemas.many_model(service.request_model, args.max_requests)
+    documents = cache(partial(document, app, service.request_model, many))
+    app.openapi = lambda: documents(admin=keys is not None and keys.has_admin)  # type: ignore[method-assign]
     return app
 
 
@@ -106,9 +109,7 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
     @app.get("/v1/items/{item_id:path}/similar", tags=["catalogue"], response_model=schemas.Recommendation)
     async def similar(item_id: IdPath, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)) -> Response:
         """Items like this one."""
-        recommender = service.recommender()
-        (told,) = service.describer.of(recommender).answers([recommender.similar(item_id, k)])
-        return answered(told)
+        return answered(await service.similar(item_id, k))
 
 
 def _add_catalogue(app: FastAPI, service: Service) -> None:
@@ -117,8 +118,7 @@ def _add_catalogue(app: FastAPI, service: Service) -> None:
         query: Annotated[str, Query(max_length=MAX_QUERY_LENGTH)], limit: Annotated[int, Query(ge=1, le=100)] = 10
     ) -> Response:
         """Items by words of their titles."""
-        recommender = service.recommender()
-        return answered({"items": recommender.search(query, limit), "bundle": recommender.bundle.version})
+        return answered(await service.search(query, limit))
 
     @app.get("/v1/users/{user_id:path}", tags=["catalogue"], response_model=schemas.User)
     async def user(user_id: IdPath, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:

@@ -16,7 +16,6 @@ from recsys.bundle.read import Bundle, open_bundle
 from recsys.errors import BundleError, RecsysError
 from recsys.retrieval.audit import Audit
 from recsys.retrieval.recommender import Recommender
-from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
 from serve.schemas import Rejected
 
@@ -98,7 +97,7 @@ class Live:
         self._stopped.set()
 
     def _keep_looking(self) -> None:
-        _give_way()
+        give_way()
         while not self._stopped.wait(self._args.watch_s):
             try:
                 self.look()
@@ -153,12 +152,11 @@ class Live:
         """Opened, its golden queries answered, and what is made once made, so that no request waits for it."""
         bundle = open_bundle(folder)
         recommender = Recommender(bundle, audit=_audit_of(bundle, self._args))
-        recommender.search("a", 1)
-        recommender.recommend([Request(k=1, popularity=0.1)])
+        recommender.warm()
         return recommender
 
 
-def _give_way() -> None:
+def give_way() -> None:
     """Make this thread less urgent than those that answer, where threads have a niceness of their own."""
     if sys.platform != "linux":
         return

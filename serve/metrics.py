@@ -3,6 +3,7 @@
 Prometheus shows them with `ray_` in front, and counters with `_total` behind. docs/operations.md says what each tells.
 """
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -10,7 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from recsys.retrieval.audit import AuditReport
-from serve.live import Live
+from serve.live import CANARY, CURRENT, Live, Served
+
+log = logging.getLogger("serve")
 
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
 SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
@@ -56,6 +59,7 @@ class RayMetrics:
         self._batch_size = metrics.Histogram("recsys_batch_size", "Users answered as one matrix.", SIZES, ())
         self._queue = metrics.Gauge("recsys_queue", "Users waiting when the latest batch was taken.")
         self._gauges = {name: metrics.Gauge(f"recsys_{name}", told) for name, told in GAUGES.items()}
+        self._index = {name: metrics.Gauge(f"recsys_index_{name}", told, ("role",)) for name, told in INDEX_GAUGES.items()}
         self._bundle = metrics.Gauge("recsys_bundle", "1 for the bundle that answers, and for a canary.", ("version", "role"))
         self._shown: set[tuple[str, str]] = set()
 
@@ -83,25 +87,34 @@ class RayMetrics:
         for name, value in state_of(live).items():
             self._gauges[name].set(value)
         served = live.served
-        shown = {(served.recommender.bundle.version, "current")}
-        shown |= {(served.canary.bundle.version, "canary")} if served.canary is not None else set()
+        shown = {(served.recommender.bundle.version, CURRENT)}
+        shown |= {(served.canary.bundle.version, CANARY)} if served.canary is not None else set()
         for version, role in self._shown | shown:
             self._bundle.set(float((version, role) in shown), {"version": version, "role": role})
-        self._shown = shown
+        for role in {role for _, role in self._shown | shown}:
+            for name, value in index_of(served, role).items():
+                self._index[name].set(value, {"role": role})
+        self._shown |= shown
 
     def _keep_telling(self, live: Live) -> None:
         while True:
-            self.tell(live)
+            try:
+                self.tell(live)
+            except Exception:  # it may go better the next time
+                log.exception("the state cannot be told")
             time.sleep(EVERY_S)
 
 
+INDEX_GAUGES = {
+    "recall": "Share of exact lists that the index finds, of the latest audits.",
+    "recall_low": "Its 95% lower bound.",
+    "recall_floor": "Below it the index is not trusted.",
+    "trusted": "1 while the index is asked.",
+    "audits": "Queries audited since the bundle was opened.",
+    "degraded": "Answers by an index that is not trusted, for want of time.",
+}
+"""Of the bundle that answers, and of the canary's."""
 GAUGES = {
-    "index_recall": "Share of exact lists that the index finds, of the latest audits.",
-    "index_recall_low": "Its 95% lower bound.",
-    "index_recall_floor": "Below it the index is not trusted.",
-    "index_trusted": "1 while the index is asked.",
-    "index_audits": "Queries audited since the bundle was opened.",
-    "index_degraded": "Answers by an index that is not trusted, for want of time.",
     "bundle_rejected": "1 while a bundle that was to be served is not, being bad.",
     "bundle_swaps": "Bundles taken since the replica started.",
 }
@@ -111,13 +124,17 @@ NOTHING_TO_MISS = AuditReport(trusted=True, queries=0, recall=1.0, low=1.0, floo
 
 
 def state_of(live: Live) -> dict[str, float]:
-    """The gauges' values; an index that is not watched, for there is nothing to miss, is as good as can be."""
-    told = {"bundle_rejected": float(live.rejected is not None), "bundle_swaps": float(live.swaps)}
-    audit = live.served.recommender.audit or NOTHING_TO_MISS
-    told |= {"index_recall": audit.recall, "index_recall_low": audit.low, "index_recall_floor": audit.floor}
-    told |= {"index_trusted": float(audit.trusted), "index_audits": float(audit.queries)}
-    told |= {"index_degraded": float(audit.degraded)}
-    return told
+    """The values of `GAUGES`."""
+    return {"bundle_rejected": float(live.rejected is not None), "bundle_swaps": float(live.swaps)}
+
+
+def index_of(served: Served, role: str) -> dict[str, float]:
+    """The values of `INDEX_GAUGES`: an index that is not watched, for there is nothing to miss, is as good as can be, and so is
+    that of a canary that is gone."""
+    bundle = served.recommender if role == CURRENT else served.canary
+    audit = (None if bundle is None else bundle.audit) or NOTHING_TO_MISS
+    told = {"recall": audit.recall, "recall_low": audit.low, "recall_floor": audit.floor, "trusted": float(audit.trusted)}
+    return told | {"audits": float(audit.queries), "degraded": float(audit.degraded)}
 
 
 def route_of(path: str) -> str:

@@ -51,20 +51,19 @@ def refusals() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def document(app: FastAPI, request: type[BaseModel], requests: type[BaseModel]) -> dict[str, Any]:
-    """The document of an app whose `POST /v1/recommend` takes `request` or `requests`."""
-    if app.openapi_schema is None:
-        api = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
-        _replace_validation_errors(api)
-        _add_models(api, request, requests, NewEvent, NewEvents, ProblemDocument)
-        api["paths"]["/v1/recommend"]["post"]["requestBody"] = _body(EXAMPLES, request, requests)
-        api["paths"]["/v1/events"]["post"]["requestBody"] = _body(EVENTS, NewEvent, NewEvents)
-        for path, method, model in ADMIN if f"{PREFIX}bundle" in api["paths"] else ():
-            api["paths"][path][method]["requestBody"] = _body({}, model)
-            _add_models(api, model)
-        api["x-problems"] = {code: {"status": status, "title": title} for code, (status, title) in PROBLEMS.items()}
-        app.openapi_schema = api
-    return app.openapi_schema
+def document(app: FastAPI, request: type[BaseModel], requests: type[BaseModel], *, admin: bool) -> dict[str, Any]:
+    """The document of an app whose `POST /v1/recommend` takes `request` or `requests`. admin: whether its routes are there."""
+    routes = [route for route in app.routes if admin or not getattr(route, "path", "").startswith(PREFIX)]
+    api = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=routes)
+    _replace_validation_errors(api)
+    _add_models(api, request, requests, NewEvent, NewEvents, ProblemDocument)
+    api["paths"]["/v1/recommend"]["post"]["requestBody"] = _body(EXAMPLES, request, requests)
+    api["paths"]["/v1/events"]["post"]["requestBody"] = _body(EVENTS, NewEvent, NewEvents)
+    for path, method, model in ADMIN if f"{PREFIX}bundle" in api["paths"] else ():
+        api["paths"][path][method]["requestBody"] = _body({}, model)
+        _add_models(api, model)
+    api["x-problems"] = {code: {"status": status, "title": title} for code, (status, title) in PROBLEMS.items()}
+    return api
 
 
 def _body(examples: dict[str, Any], *models: type[BaseModel]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -50,6 +51,13 @@ class Service:
         # An explanation takes many vectors, and a long list in another order many products: one at a time, holding nobody up.
         self.explainer: Batcher[Request, Json | Problem] = Batcher(
             self._answer_batch, max_batch=1, max_queued=args.max_requests, executor=ThreadPoolExecutor(1, "explain")
+        )
+        # What goes through the whole catalogue for one caller, the same way.
+        self.aside: Batcher[Callable[[], Any], Any] = Batcher(
+            lambda calls: [call() for call in calls],
+            max_batch=1,
+            max_queued=args.max_requests,
+            executor=ThreadPoolExecutor(1, "catalogue"),
         )
 
     def live(self) -> Live:
@@ -119,13 +127,29 @@ class Service:
                 return await self.batcher.submit(requests)
             self.batcher.require_room(len(others))  # or the slow ones would be computed for nobody
         with _told(slow=True):
-            self.explainer.require_room(len(slow))  # or the others would
-            told, plain = map(iter, await asyncio.gather(self.explainer.submit(slow), self.batcher.submit(others)))
+            coming = self.explainer.enqueue(slow)
+        replies = await asyncio.gather(*coming, *self.batcher.enqueue(others))  # nothing ran in between: there is room
+        told, plain = iter(replies[: len(slow)]), iter(replies[len(slow) :])
         return [next(told) if _is_slow(request) else next(plain) for request in requests]
+
+    async def similar(self, item_id: str, k: int) -> Json:
+        """Items like one. Raises RequestError for one that is not in the catalogue, Problem."""
+        recommender = self.recommender()
+        answer = await self._aside(partial(recommender.similar, item_id, k))
+        return self.describer.of(recommender).answers([answer])[0]
+
+    async def search(self, text: str, limit: int) -> Json:
+        """Items by words of their titles. Raises Problem."""
+        recommender = self.recommender()
+        return {"items": await self._aside(partial(recommender.search, text, limit)), "bundle": recommender.bundle.version}
+
+    async def _aside(self, call: Callable[[], Any]) -> Any:
+        with _told():
+            return (await self.aside.submit([call]))[0]
 
     async def keep(self, value: Any) -> Json:
         """Take one event, or with `events` several. Raises Problem where nothing was kept."""
-        return await intake.keep(self.feed, value, self.recommender().items)
+        return await intake.keep(self.feed, value, [each.items for each in self.live().served.all])
 
     async def user(self, user_id: str, limit: int) -> Json:
         """A known user with his latest events, those since the bundle first.

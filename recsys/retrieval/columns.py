@@ -1,6 +1,7 @@
 """Which items conditions on the catalogue's columns leave: of genres any, all or none, of years a range, of anything equality.
 
-What has each value is listed once a column, when it is first asked for; the answers to the latest conditions are remembered.
+What has each value is listed once a column, by `warm` or when it is first asked for; the answers to the latest conditions are
+remembered.
 Shapes: N items, V values of a column.
 """
 
@@ -19,6 +20,7 @@ from recsys.retrieval.filters import Items, intersection, union
 from recsys.retrieval.requests import Condition, Value
 
 OWN = schema.OWN_OF_BUNDLES
+SAMPLE = 1000  # values that are looked at to tell what a column is like
 REMEMBERED = 256  # lists of items: a quarter of a million items in four are 250 MB at the very most
 
 
@@ -35,6 +37,11 @@ class Columns:
     def names(self) -> list[str]:
         """What can be asked about."""
         return self._lookup.names
+
+    def warm(self) -> None:
+        """Look through those columns now that conditions are likely about: a column of a million items takes a second."""
+        for name in self.names:
+            self._lookup.column(name).warm()
 
     def check(self, conditions: Sequence[Condition]) -> None:
         """Raises RequestError for a column that there is not, or that cannot be asked this."""
@@ -100,6 +107,16 @@ class _Column:
             if isinstance(value, str) == self._is_numeric:
                 wanted = "a number" if self._is_numeric else "a string"
                 raise RequestError("bad_filter", f"filter: {self.name}: {value!r} should be {wanted}.")
+
+    def warm(self) -> None:
+        """Make what lookups need, unless hardly two items have the same value, as with titles: that would take memory for
+        conditions that nobody has."""
+        if self.kind == "one" and 2 * len(self._values.slice(0, SAMPLE).unique()) > min(SAMPLE, len(self._values)):
+            return
+        self._place_of("")
+        _ = self._listed
+        if self.kind == "number" or self._told_numbers is not None:
+            _ = self._sorted
 
     def meets(self, condition: Condition) -> Items:
         """[.] ascending: items that meet all that is asked."""
@@ -168,11 +185,13 @@ class _Column:
     def _listed(self) -> tuple[NDArray[np.int64], Items]:
         """Compressed rows: of each of V values the items that have it, ascending, each once."""
         items, encoded = self._flat
-        codes = encoded.indices.to_numpy().astype(np.int64)
-        pairs = np.unique(codes * len(self._all) + items)
-        codes, found = np.divmod(pairs, max(len(self._all), 1))
-        counts = np.bincount(codes, minlength=len(self._dictionary))
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), found.astype(np.int32)
+        codes = encoded.indices.to_numpy().astype(np.min_scalar_type(len(self._dictionary)))
+        order = np.argsort(codes, kind="stable")  # items are ascending already; of small integers, one pass of radix sort
+        codes, items = codes[order], items[order]
+        first = np.ones(len(items), bool)
+        first[1:] = (codes[1:] != codes[:-1]) | (items[1:] != items[:-1])
+        counts = np.bincount(codes[first], minlength=len(self._dictionary))
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), items[first]
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[Any], Items]:

@@ -85,6 +85,14 @@ class Recommender:
             return self._answer(query, taste, [], self._popular(query))
         return self._answer(query, Taste(None), [], Found(*nearest(self._without_biases, indexed, item, k), "exact"))
 
+    def warm(self) -> None:
+        """Make now what is else made by the first request that needs it, while others wait."""
+        self.search("a", 1)
+        self._columns.warm()
+        _ = self.items.by_popularity, self.items.by_arrival
+        if self.bundle.item_vectors is not None:
+            _ = self._without_biases
+
     @property
     def audit(self) -> AuditReport | None:
         """How the index stands; None where it is not watched: there is none, or it leaves nothing out."""

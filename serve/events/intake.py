@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from recsys.retrieval.catalogue import Catalogue
@@ -14,9 +15,12 @@ from serve.problems import Problem
 NAMED = 10  # unknown items of one body that an answer names
 
 
-async def keep(feed: Feed | None, value: Any, items: Catalogue) -> dict[str, Any]:
-    """Take one event, or with `events` several: `schemas.Kept` as plain data. Raises Problem where nothing was kept."""
-    events = _events(value, items)
+async def keep(feed: Feed | None, value: Any, catalogues: Sequence[Catalogue]) -> dict[str, Any]:
+    """Take one event, or with `events` several: `schemas.Kept` as plain data. Raises Problem where nothing was kept.
+
+    catalogues: of all that is served; an item that none of them has is refused.
+    """
+    events = _events(value, catalogues)
     if feed is None:
         raise Problem("no_events", "This service keeps none: start it with events=auto, or with the address of a Redis.")
     try:
@@ -29,12 +33,12 @@ async def keep(feed: Feed | None, value: Any, items: Catalogue) -> dict[str, Any
     return {"kept": sum(new), "repeated": len(new) - sum(new), "ids": [event.id for event in events]}
 
 
-def _events(value: Any, items: Catalogue) -> list[LiveEvent]:
+def _events(value: Any, catalogues: Sequence[Catalogue]) -> list[LiveEvent]:
     several = isinstance(value, dict) and "events" in value
     sent = problems.checked(schemas.NewEvents, value).events if several else [problems.checked(schemas.NewEvent, value)]
-    unknown = [place for place, event in enumerate(sent) if items.number(event.item) is None][:NAMED]
+    unknown = [place for place, event in enumerate(sent) if all(items.number(event.item) is None for items in catalogues)]
     if unknown:
-        where = [f"events.{place}.item" if several else "item" for place in unknown]
+        where = [f"events.{place}.item" if several else "item" for place in unknown[:NAMED]]
         raise problems.invalid([{"where": each, "what": "is not in the catalogue; nothing was kept"} for each in where])
     return [_named(event) for event in sent]
 

@@ -3,6 +3,7 @@
 import fcntl
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS identity (name TEXT NOT NULL);
 INSERT INTO identity SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT * FROM identity);
 CREATE TABLE IF NOT EXISTS rolled (files INTEGER NOT NULL, place TEXT NOT NULL);
 """
+PREPARED = f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; {SCHEMA}"
 COLUMNS = "id, user, item, rating, kind, time"
 OF_USER = f"SELECT {COLUMNS} FROM events WHERE user = ? ORDER BY place DESC LIMIT {LATEST}"
 
@@ -91,7 +93,9 @@ class SqliteEvents:
         with self._transaction() as connection:
             gone = connection.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
         with _said_plainly(self._path):
-            self._writer().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, *_ = self._writer().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreError(f"{self._path}: forgotten, but its log is read so much that it could not be emptied. Ask again.")
         return gone
 
     def close(self) -> None:
@@ -124,31 +128,54 @@ class SqliteEvents:
         made: sqlite3.Connection | None = getattr(self._own, "reader", None)
         if made is None and self._path.exists():
             with _said_plainly(self._path):
-                made = self._own.reader = self._connected("rw", READ_S)
+                made = self._own.reader = self._opened_to_read()
         return made
 
     def _writer(self, make: bool = False) -> sqlite3.Connection:
         """This thread's connection to write by."""
         made: sqlite3.Connection | None = getattr(self._own, "writer", None)
         if made is None:
-            made = self._own.writer = self._connected("rwc" if make else "rw", WRITE_S)
+            # One at a time: a file's first turn to a write-ahead log fails at once, and does not wait, where others make it.
+            with _alone(self._path.with_name(f".{self._path.name}.lock"), WRITE_S):
+                made = self._own.writer = self._connected("rwc" if make else "rw", WRITE_S, PREPARED)
         return made
 
-    def _connected(self, mode: str, seconds: float) -> sqlite3.Connection:
+    def _opened_to_read(self) -> sqlite3.Connection | None:
+        """None while the first event is being written, whose tables are not all there yet."""
+        connection = self._connected("rw", READ_S)
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rolled'").fetchone():
+            return connection
+        self._made.remove(connection)
+        connection.close()
+        return None
+
+    def _connected(self, mode: str, seconds: float, first: str = "") -> sqlite3.Connection:
+        """first: what is to be executed before it is of use."""
         uri = f"{self._path.resolve().as_uri()}?mode={mode}"
-        # One at a time: a file's first turn to a write-ahead log fails at once, and does not wait, where another makes it, too.
-        with self._path.with_name(f".{self._path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            connection = sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
-            try:
-                for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-                    connection.execute(f"PRAGMA {pragma}")
-                connection.executescript(SCHEMA)
-            except BaseException:
-                connection.close()  # else each try, of which there is one a second, would leave a file open
-                raise
-            self._made.append(connection)
+        connection = sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
+        try:
+            connection.executescript(first)
+        except BaseException:
+            connection.close()  # else each try, of which there is one a second, would leave a file open
+            raise
+        self._made.append(connection)
         return connection
+
+
+@contextmanager
+def _alone(path: Path, seconds: float) -> Iterator[None]:
+    """While no other process is here. Raises OSError where one stays for longer."""
+    end = time.monotonic() + seconds
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+        yield
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """What every store of events promises: kept once, on disk when acknowledged, seen by all at once, rolled exactly once."""
 
 import contextlib
+import fcntl
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import ConfigError, DataError
 from serve.events import roll as rolling
+from serve.events import sqlite
 from serve.events.event import LATEST, EventStore, LiveEvent, Rolled, StoreError
 from serve.events.feed import is_address, open_redis, open_store
 from serve.events.roll import forget
@@ -307,6 +310,44 @@ def test_nothing_is_left_of_who_is_forgotten(place: str, open_one: Callable[[], 
     if not place.startswith("redis"):
         store.close()
         assert all(b"nobody-else-is-called-so" not in path.read_bytes() for path in tmp_path.glob("events.sqlite*"))
+
+
+def test_a_log_that_cannot_be_emptied_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "WRITE_S", 0.05)
+    store = opened(str(tmp_path / "events.sqlite"))
+    store.append([event(1)])
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM events").fetchall()
+        with pytest.raises(StoreError, match="could not be emptied"):
+            store.forget("u")
+        assert store.of(["u"]) == {}
+    assert store.forget("u") == 0
+    assert (tmp_path / "events.sqlite-wal").stat().st_size == 0
+    store.close()
+
+
+def test_who_stays_where_one_may_be_at_a_time_is_waited_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "WRITE_S", 0.05)
+    store = opened(str(tmp_path / "events.sqlite"))
+    with (tmp_path / ".events.sqlite.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=r"events.sqlite.*unavailable"):
+            store.append([event(1)])
+    assert store.append([event(1)]) == [True]
+    store.close()
+
+
+def test_who_only_reads_waits_for_no_writer_and_changes_nothing(tmp_path: Path) -> None:
+    store, other = opened(str(tmp_path / "events.sqlite")), opened(str(tmp_path / "events.sqlite"))
+    (tmp_path / "events.sqlite").touch()  # the first event is on its way
+    assert other.of(["u"]) == {} and other.rolled() == Rolled(0, "") and (tmp_path / "events.sqlite").stat().st_size == 0
+    store.append([event(1)])
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.sqlite", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert other.of(["u"]) == {"u": [event(1)]}
+    store.close()
+    other.close()
 
 
 # Rolling

@@ -139,6 +139,33 @@ def test_a_catalogue_in_pieces_is_one():
     assert found.tolist() == [1, 2, 3]
 
 
+def test_warm_columns_are_those_that_conditions_are_about():
+    numbers = range(2000)
+    told = pa.table(
+        {
+            "title": [f"Film {number}" for number in numbers],
+            "genres": [[GENRES[number % 4]] for number in numbers],
+            "year": [1990 + number % 7 for number in numbers],
+            "language": ["en" if number % 3 else "fr" for number in numbers],
+            "length": [str(90 + number % 60) for number in numbers],
+        }
+    )
+    columns = Columns(told, np.arange(len(told), dtype=np.int32))
+    columns.warm()
+    ready = {name for name, column in columns._lookup._columns.items() if "_listed" in vars(column)}
+    assert ready == {"genres", "year", "language", "length"}
+    assert {name for name, column in columns._lookup._columns.items() if "_sorted" in vars(column)} == {"year", "length"}
+    assert columns.allowed((Condition("genres", any=("Drama",)), Condition("year", max=1990.0))).tolist() == [
+        number for number in numbers if number % 4 == 1 and number % 7 == 0
+    ]
+
+
+def test_a_table_without_rows_is_warm_at_once():
+    columns = Columns(table([]), np.zeros(0, np.int32))
+    columns.warm()
+    assert columns.allowed((Condition("year", min=1.0),)).tolist() == []
+
+
 def test_text_that_is_all_numbers_has_a_range_as_csv_tells_them():
     told = pa.table({"item_id": ["a", "b", "c", "d"], "length": ["90", None, "120.5", " 7"], "rated": ["18", "PG", "7", "12"]})
     columns = Columns(told, np.arange(4, dtype=np.int32))

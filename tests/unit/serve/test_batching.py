@@ -128,6 +128,18 @@ def test_a_caller_who_left_is_not_computed_for() -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_in_line_is_answered_whoever_waits_for_it_and_when() -> None:
+    async def scenario() -> None:
+        double = Doubler()
+        batcher = Batcher(double, max_queued=3)
+        coming = batcher.enqueue([1, 2])
+        with pytest.raises(Overloaded):
+            batcher.enqueue([3, 4])
+        assert await asyncio.gather(*coming) == [2, 4] and double.batches == [[1, 2]]
+
+    asyncio.run(scenario())
+
+
 def test_a_query_that_makes_the_function_fail_fails_alone() -> None:
     async def scenario() -> None:
         batcher = Batcher(Doubler(poison=13))

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
+from recsys.bundle.store import set_canary
+from recsys.config import IndexConfig
 from serve import metrics
 from serve.args import ServeArgs
 from serve.http import create_app
 from serve.live import Live
-from serve.metrics import GAUGES, route_of, state_of
+from serve.metrics import GAUGES, INDEX_GAUGES, index_of, route_of, state_of
 from tests.asgi import AppClient
 from tests.bundles import write_planted
 
@@ -48,7 +50,22 @@ def test_every_request_and_batch_is_counted(tmp_path: Path, monkeypatch: pytest.
     assert counted.requests == [("/v1/recommend", 200), ("/v1/recommend", 422), ("/v1/users/nobody", 404), ("/nowhere", 404)]
     assert counted.batches == [2]
     state = state_of(live)
-    assert state.keys() == GAUGES.keys() and (state["bundle_rejected"], state["index_trusted"]) == (0.0, 1.0)
+    assert state.keys() == GAUGES.keys() and state["bundle_rejected"] == 0.0
+
+
+def test_the_canarys_index_is_told_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
+    root, misses = tmp_path / "bundles", {"index": IndexConfig(kind="hnsw"), "recall_floor": 0.125}
+    write_planted(root, version="a")
+    live = Live(ServeArgs(bundles=str(root)))
+    write_planted(root, version="b", promote=False, **misses)
+    set_canary(root / "films", "b", 0.5)
+    assert live.look()
+    canary = index_of(live.served, "canary")
+    assert canary.keys() == INDEX_GAUGES.keys() and canary["recall_floor"] == 0.125
+    assert index_of(live.served, "current")["recall_floor"] == 0.0
+    set_canary(root / "films", None, 0)
+    assert live.look() and index_of(live.served, "canary") == index_of(live.served, "current")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +91,7 @@ def names() -> set[str]:
     counters = {f"ray_{name}_total" for kind, name in made if kind == "made"}
     histograms = {f"ray_{name}_{part}" for kind, name in made if kind == "Histogram" for part in ("bucket", "sum", "count")}
     gauges = {f"ray_{name}" for kind, name in made if kind == "Gauge"} | {f"ray_recsys_{name}" for name in GAUGES}
+    gauges |= {f"ray_recsys_index_{name}" for name in INDEX_GAUGES}
     return counters | histograms | gauges
 
 

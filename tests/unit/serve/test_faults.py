@@ -4,6 +4,7 @@ else suffers."""
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -234,6 +235,27 @@ class Failing:
             raise RequestError("bad_user", "Not him.")
 
 
+class Slow:
+    """A recommender that goes through its catalogue until it is told to go on."""
+
+    go_on = threading.Event()
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        Slow.go_on.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.recommender, name)
+
+    def similar(self, item_id: str, k: int) -> Any:
+        assert self.go_on.wait(30)
+        return self.recommender.similar(item_id, k)
+
+    def search(self, text: str, limit: int) -> Any:
+        assert self.go_on.wait(30)
+        return self.recommender.search(text, limit)
+
+
 def test_a_defect_is_a_500_without_its_traceback_and_neighbours_are_answered(
     client_of: Callable[..., AppClient], recommender: Recommender, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,6 +302,27 @@ def test_a_full_queue_is_a_503_with_retry_after(client_of: Callable[..., AppClie
     assert_problem(refused, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
     assert client.recommend({"user": "u1"}).status_code == 200  # and it goes on
+
+
+def test_what_goes_through_the_whole_catalogue_holds_up_no_list(
+    client_of: Callable[..., AppClient], recommender: Recommender
+) -> None:
+    client = client_of(recommender=Slow(recommender), max_requests=2)
+
+    async def flood() -> tuple[httpx.Response, list[httpx.Response]]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://service") as http:
+            slow = [asyncio.create_task(http.get(path)) for path in ("/v1/items/i1/similar", "/v1/items?query=film") * 3]
+            while client.app.state.service.aside.queued < 2:
+                await asyncio.sleep(0)
+            list_ = await http.post("/v1/recommend", json={"user": "u1"})
+            Slow.go_on.set()
+            return list_, await asyncio.gather(*slow)
+
+    list_, slow = client._runner.run(flood())
+    assert list_.status_code == 200
+    statuses = [response.status_code for response in slow]
+    assert set(statuses) == {200, 503} and statuses.count(200) >= 2
+    assert_problem(next(response for response in slow if response.status_code == 503), "overloaded")
 
 
 def test_who_hangs_up_is_not_computed_for(client_of: Callable[..., AppClient]) -> None:

@@ -22,6 +22,9 @@ from recsys.retrieval.recommender import Answer, Event, Recommender, Request
 from recsys.retrieval.requests import Condition
 from serve import schemas
 from serve.args import ServeArgs
+from serve.events.feed import Feed
+from serve.events.sqlite import SqliteEvents
+from serve.http import create_app
 from serve.live import Live
 from tests.asgi import AppClient
 from tests.bundles import planted, rehash, write_planted
@@ -235,6 +238,21 @@ def test_a_canary_answers_its_share_of_the_users_and_always_the_same(root: Path,
     store.set_canary(root / "films", None, 0)
     assert live.look() and client.get("/v1/bundle").json()["canary"] is None
     assert client.recommend({"user": next(iter(chosen))}).json()["bundle"] == "a"
+
+
+def test_an_event_may_be_of_an_item_that_only_the_canary_has(root: Path, tmp_path: Path) -> None:
+    live = live_of(root)
+    wider = planted(items=64)
+    write_planted(root, world=wider, version="b", promote=False)
+    store.set_canary(root / "films", "b", 0.5)
+    assert live.look()
+    kept_in = SqliteEvents(tmp_path / "events.sqlite")
+    with AppClient(create_app(lambda: live, ServeArgs(bundles=str(root)), Feed(kept_in))) as client:
+        assert client.post("/v1/events", json={"user": "u1", "item": "i62"}).status_code == 200
+        assert client.post("/v1/events", json={"user": "u1", "item": "i64"}).status_code == 422
+        both = client.recommend({"requests": [{"user": f"u{user}", "k": 5} for user in range(24)]}).json()["answers"]
+    kept_in.close()
+    assert {answer["bundle"] for answer in both} == {"a", "b"} and all(len(answer["items"]) == 5 for answer in both)
 
 
 def test_a_bad_canary_is_refused(root: Path) -> None:

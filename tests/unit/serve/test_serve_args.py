@@ -28,7 +28,6 @@ def test_only_this_machine_is_listened_to_by_default() -> None:
         ({"host": ""}, "host"),  # would be every address
         ({"max_k": 0}, "max_k"),
         ({"max_queued": 10}, "max_requests"),
-        ({"max_ongoing": 10}, "max_batch"),
         ({"ingress": "haproxy"}, "8404"),
         ({"host": "0.0.0.0"}, "only with keys"),
         ({"host": "::"}, "only with keys"),
@@ -48,6 +47,12 @@ def test_a_profile_sets_what_goes_together_and_yields_to_what_is_given() -> None
         make_args("productoin", bundles="b")
     with pytest.raises(ConfigError, match="8404"):
         make_args("production", bundles="b")
+
+
+@pytest.mark.parametrize("given", [{}, {"max_queued": 1, "max_requests": 1, "max_batch": 1}, {"max_queued": 5000}])
+def test_what_is_too_much_meets_the_queue_before_ray(given: dict[str, int]) -> None:
+    args = ServeArgs.model_validate({"bundles": "b", **given})
+    assert args.max_ongoing > args.max_queued + args.max_batch
 
 
 def test_every_argument_is_documented() -> None:
