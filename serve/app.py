@@ -47,6 +47,8 @@ RAYS_SETTINGS = {
 SWITCH_S = 0.0005
 """So long a thread that opens a bundle keeps answers waiting, each time they have waited for anything: a tenth of the usual."""
 HAPROXY_TIMEOUT = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"  # an hour, if nobody says otherwise
+HAPROXY_DRAINING, DRAINING_S = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", 2
+"""So long a replica that is to stop answers on, until HAProxy knows: half a minute, else, for balancers on other hosts."""
 
 
 @ray_serve.deployment(name="recommend")
@@ -186,6 +188,7 @@ def _require_haproxy_flags(args: ServeArgs) -> None:
     if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
         os.environ.update(HAPROXY_FLAGS)
         os.environ.setdefault(HAPROXY_TIMEOUT, str(math.ceil(args.receive_timeout_s)))
+        os.environ.setdefault(HAPROXY_DRAINING, str(DRAINING_S))
     elif any(os.environ.get(name) != value for name, value in HAPROXY_FLAGS.items()):
         flags = " ".join(f"{name}={value}" for name, value in HAPROXY_FLAGS.items())
         raise ConfigError(f"ingress=haproxy: set {flags} wherever Ray starts, and here.")

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recsys.errors import RequestError
 from serve import problems, schemas
@@ -22,12 +22,13 @@ from serve.events.feed import Feed
 from serve.keys import Keys
 from serve.live import Live
 from serve.metrics import Metrics, Silent
-from serve.middleware import BodyLimit, Envelope, Gate, request_id_of
+from serve.middleware import BodyLimit, Envelope, Gate, request_id_of, route_path
 from serve.openapi import document, refusals
 from serve.pages import answered, page_routes
 from serve.problems import Problem
 from serve.service import Json, Provider, Service, parse
 
+QUESTION = "/v1/recommend"
 FREE = ("", "/healthz", "/readyz", "/openapi.json")
 """Addresses that take no key, beside the pages."""
 
@@ -50,8 +51,8 @@ def create_app(
     """
     # Swagger's pages would be loaded from elsewhere: /docs is a page of our own.
     # No redirects to the address without its last slash: they would send a body again, to wherever the Host header says.
-    app = FastAPI(title="recsys", version="1", docs_url=None, redoc_url=None, responses=refusals(), redirect_slashes=False)
-    metrics = metrics or Silent()
+    app = App(title="recsys", version="1", docs_url=None, redoc_url=None, responses=refusals(), redirect_slashes=False)
+    metrics, keys = metrics or Silent(), None if args.keys is None else Keys(FilePath(args.keys), args.replicas)
     service = Service(provider, args, feed, metrics)
     app.state.service = service
     _add_recommend(app, service)
@@ -59,31 +60,35 @@ def create_app(
     _add_state(app, service)
     app.router.routes.extend(page_routes())
     _add_problem_handlers(app)
-    app.add_middleware(BodyLimit, max_bytes=args.max_body_bytes, timeout_s=args.receive_timeout_s)
-    keys = None if args.keys is None else Keys(FilePath(args.keys), args.replicas)
+    guards = [Middleware(BodyLimit, max_bytes=args.max_body_bytes, timeout_s=args.receive_timeout_s)]
     if keys is not None:
         add_admin(app, service.live, feed, _body_of)
-        app.add_middleware(Gate, keys=keys, free={*FREE, *(route.path for route in page_routes())}, admin=ADMIN)
-    app.add_middleware(Envelope, echo=echo_request_id, answered=metrics.answered)
+        guards.append(Middleware(Gate, keys=keys, free={*FREE, *(route.path for route in page_routes())}, admin=ADMIN))
+    guards.append(Middleware(Envelope, echo=echo_request_id, answered=metrics.answered))
+    for guard in guards:  # the last is the outermost
+        app.add_middleware(guard.cls, *guard.args, **guard.kwargs)
+        app.direct = {question: guard.cls(way, *guard.args, **guard.kwargs) for question, way in app.direct.items()}
     many = schemas.many_model(service.request_model, args.max_requests)
     documents = cache(partial(document, app, service.request_model, many))
     app.openapi = lambda: documents(admin=keys is not None and keys.has_admin)  # type: ignore[method-assign]
     return app
 
 
-class Direct(APIRoute):
-    """A route whose function is given the request and nothing else: what FastAPI does for others, such as finding arguments and
-    minding what they open, costs more than an answer. Documented as all are."""
+class App(FastAPI):
+    """FastAPI, but that the question asked most goes past it to its function, through the same guards: finding the route, and
+    minding what a function may open, would take as long as half of the answer. It is documented as all are."""
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in (self.methods or ()):
-            await super().handle(scope, receive, send)
-            return
-        response: Response = await self.endpoint(HttpRequest(scope, receive, send))
-        await response(scope, receive, send)
+    def __init__(self, **about: Any) -> None:
+        super().__init__(**about)
+        self.direct: dict[tuple[str, str], ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        way = self.direct.get((scope["method"], route_path(scope))) if scope["type"] == "http" else None
+        await (way or super().__call__)(scope, receive, send)
 
 
-def _add_recommend(app: FastAPI, service: Service) -> None:
+def _add_recommend(app: App, service: Service) -> None:
     most = service.args.max_k
 
     async def recommend(request: HttpRequest) -> Response:
@@ -93,13 +98,21 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
         return answered(await service.recommend(await request.body(), request_id_of(request.scope)))
 
     app.router.add_api_route(
-        "/v1/recommend",
+        QUESTION,
         recommend,
         methods=["POST"],
         tags=["recommend"],
         response_model=schemas.Recommendation | schemas.Recommendations,
-        route_class_override=Direct,
     )
+
+    async def straight(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await recommend(HttpRequest(scope, receive, send))
+        except Problem as problem:
+            response = problem.response(request_id_of(scope))
+        await response(scope, receive, send)
+
+    app.direct["POST", QUESTION] = straight
 
     @app.post("/v1/events", tags=["events"], response_model=schemas.Kept)
     async def events(request: HttpRequest) -> Response:

@@ -24,16 +24,37 @@ BEYOND = 1.5
 """So many times of what the replicas take is passed on."""
 MEMORY_S = 0.5
 """Time in which what was seen counts half."""
+MOST = 512
+"""Questions under way beyond which one is refused: a second's work of this proxy, which is one Python process and the first to
+be full where each is of one user (docs/log.md, "Floods")."""
 REFUSALS = (b'"overloaded"', b"backpressure")  # the service's word for its main queue, and Ray's
 NO_ROUTE = b"Path '"  # Ray's own words for an address of no application
 
 
 def middlewares() -> list[Middleware]:
-    """What Ray puts round its proxy."""
+    """What Ray puts round its proxy.
+
+    Ray asks this for replicas, too, where callers reach those by themselves, as behind HAProxy: nothing, since a request would
+    cost a tenth more, and their own queue refuses.
+    """
     from ray.util.metrics import Counter
+
+    if _is_replica():
+        return []
 
     throttled = Counter("recsys_throttled", "Requests refused in the proxy, since replicas refuse.")
     return [Middleware(Throttle, told=throttled.inc), Middleware(Away)]  # the last is the outermost
+
+
+def _is_replica() -> bool:
+    from ray.serve import get_replica_context
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        get_replica_context()
+    except RayServeException:
+        return False
+    return True
 
 
 class Away:
@@ -83,7 +104,7 @@ class Throttle:
         """told: called for each request that is refused here."""
         self.app, self._told = app, told
         self.asked = self.taken = self.refused = 0.0  # of late; refused: by replicas
-        self._seen = monotonic()
+        self._seen, self._under_way = monotonic(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].endswith(QUESTIONS):
@@ -92,7 +113,8 @@ class Throttle:
         self._forget()
         self.asked += 1
         # Without a refusal of late, many at once are no flood, though none of them is answered yet.
-        if self.refused >= 1 and random.random() < (self.asked - BEYOND * self.taken) / (self.asked + 1):
+        is_flood = self.refused >= 1 and random.random() < (self.asked - BEYOND * self.taken) / (self.asked + 1)
+        if is_flood or self._under_way >= MOST:
             self._told()
             await _answer(overloaded(1), scope, receive, send)
             return
@@ -109,7 +131,11 @@ class Throttle:
                 status = 0  # the rest says nothing new
             await send(message)
 
-        await self.app(scope, receive, send_and_note)
+        self._under_way += 1
+        try:
+            await self.app(scope, receive, send_and_note)
+        finally:
+            self._under_way -= 1
 
     def _forget(self) -> None:
         now = monotonic()

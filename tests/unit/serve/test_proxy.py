@@ -5,7 +5,9 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from ray import serve as ray_serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -124,6 +126,49 @@ def test_many_at_once_are_let_through_while_nothing_is_known() -> None:
 
     with AppClient(Throttle(slow, pytest.fail)) as client:
         assert {response.status_code for response in client.together([{}] * 64)} == {200}
+
+
+def test_more_questions_than_the_proxy_can_pass_on_in_time_are_refused_at_once_and_health_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "MOST", 4)
+    under_way, go_on = 0, asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal under_way
+        under_way += 1
+        await go_on.wait()
+        await Response("{}")(scope, receive, send)
+
+    told: list[None] = []
+    throttled = Throttle(slow, lambda: told.append(None))
+
+    async def flood() -> tuple[list[httpx.Response], list[httpx.Response]]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(throttled), base_url="http://service") as http:
+            waiting = [asyncio.create_task(http.post("/v1/recommend")) for _ in range(4)]
+            while under_way < 4:
+                await asyncio.sleep(0)
+            refused = [await http.post("/v1/recommend") for _ in range(3)]
+            waiting += [asyncio.create_task(http.get("/readyz")), asyncio.create_task(http.post("/v1/events"))]
+            while under_way < 6:
+                await asyncio.sleep(0)
+            waiting[0].cancel()  # who hangs up makes room
+            await asyncio.sleep(0)
+            waiting.append(asyncio.create_task(http.post("/v1/recommend")))
+            await asyncio.sleep(0)
+            go_on.set()
+            return refused, await asyncio.gather(*waiting[1:])
+
+    refused, answered = asyncio.run(flood())
+    assert [(response.status_code, response.json()["code"]) for response in refused] == [(503, "overloaded")] * 3
+    assert all(response.headers["retry-after"] == "1" for response in refused) and len(told) == 3
+    assert [response.status_code for response in answered] == [200] * 6
+
+
+def test_round_a_replica_that_callers_reach_by_themselves_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(middlewares()) == 2
+    monkeypatch.setattr(ray_serve, "get_replica_context", lambda: object())
+    assert middlewares() == []
 
 
 def test_a_503_that_is_no_overload_throttles_nobody() -> None:
