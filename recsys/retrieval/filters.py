@@ -11,7 +11,11 @@ Items = NDArray[np.int32]
 def union(*sets: NDArray[np.integer]) -> Items:
     """Every item of some arrays once, ascending."""
     parts = [part for part in sets if len(part)]
-    return np.unique(np.concatenate(parts)).astype(np.int32) if parts else np.zeros(0, np.int32)
+    if not parts:
+        return np.zeros(0, np.int32)
+    items = np.sort(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    differs = items[1:] != items[:-1]  # as np.unique does it, in a third of the time for a user's few
+    return (items if differs.all() else np.concatenate([items[:1], items[1:][differs]])).astype(np.int32)
 
 
 def intersection(one: Items, other: Items) -> Items:

@@ -195,15 +195,25 @@ class _Candidates:
 
     def _near_the_best(self, queries: Places, items: Items) -> tuple[Places, Items]:
         """Those that may be among the K best, by scores in single precision: true ones take several times as long."""
-        rough, step = np.empty(len(items), np.float32), max(FEWEST, ROUGH_AT_ONCE // self._items_ND.shape[1])
-        for first in range(0, len(items), step):
-            part = slice(first, first + step)
-            rough[part] = np.einsum("nd,nd->n", self._queries_BD[queries[part]], self._items_ND[items[part]])
+        queries, items, rough = self._rough(queries, items)
         is_told = np.isfinite(rough)  # sums of what is huge need not be
         rough[~is_told] = -np.inf
         least_B = self._kth(queries, rough) - 2 * self._off_B
         kept = (rough >= least_B[queries]) | ~is_told
         return queries[kept], items[kept]
+
+    def _rough(self, queries: Places, items: Items) -> Found:
+        """Query by query, with scores in single precision: by a product each, since pairs one by one take twice as long."""
+        by_query = np.argsort(queries.astype(np.uint8), kind="stable")
+        queries, items = queries[by_query], items[by_query]
+        ends = np.cumsum(np.bincount(queries, minlength=len(self._queries_BD))).tolist()
+        rough, step = np.empty(len(items), np.float32), max(FEWEST, ROUGH_AT_ONCE // self._items_ND.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for query_D, start, end in zip(self._queries_BD, [0, *ends], ends, strict=False):
+                for first in range(start, end, step):
+                    part = slice(first, min(first + step, end))
+                    np.dot(self._items_ND.take(items[part], axis=0), query_D, out=rough[part])
+        return queries, items, rough
 
     def _first_floors(self, scores_BR: Floats, start: int) -> Floats:
         """[B] from the items of the first block that are no worse than the K-th best of the maxima of groups of them, and so K
