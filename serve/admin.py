@@ -88,7 +88,8 @@ def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of
         try:
             return answered({"events": await asyncio.to_thread(feed.forget, user_id)})
         except StoreError:
-            raise Problem("no_events", "Ask again; the service's log says why.", {"Retry-After": "1"}) from None
+            detail = "What there was of this user may not all be gone. Ask again; the service's log says why."
+            raise Problem("no_events", detail, {"Retry-After": "1"}) from None
 
 
 def _switched(live: Live, version: str | None) -> str:

@@ -32,7 +32,7 @@ from serve.keys import Keys
 from serve.live import Live
 from serve.metrics import RayMetrics
 from serve.ports import require_port
-from serve.proxy import CALLBACK
+from serve.proxy import CALLBACK, VARIABLE
 
 APP_NAME = "recsys"
 OBJECT_STORE_BYTES = 100 << 20  # requests and answers are small
@@ -171,7 +171,7 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
     if ray.is_initialized():
         yield False
         return
-    for name, value in RAYS_SETTINGS.items():
+    for name, value in (RAYS_SETTINGS | {VARIABLE: str(args.max_passed_on)}).items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     try:

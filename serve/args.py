@@ -17,6 +17,10 @@ MAX_FILTERS = 32
 """Most columns of one request's `filter`."""
 MAX_EVENTS = 1_000
 """Most events of one body."""
+MAX_EVENT_BODIES = 1_064
+"""Most bodies of events that a replica has in line or at work."""
+SPARE = 64
+"""For health, state and pages, in what a replica has under way at a time."""
 MAX_VALUES = 1_000
 """Most values of one of its lists."""
 PROFILES: dict[str, dict[str, Any]] = {"laptop": {}, "production": {"ingress": "haproxy", "log_format": "json"}}
@@ -95,9 +99,16 @@ class ServeArgs(BaseModel):
 
     @property
     def max_ongoing(self) -> int:
-        """HTTP requests that Ray sends to one replica at a time: more than its queue holds, so that what is too much is refused
-        by the queue, at once and in the service's own words, and waits nowhere else."""
-        return 2 * self.max_queued + self.max_batch
+        """HTTP requests that Ray sends to one replica at a time: more than its queues hold, so that what is too much is refused
+        by a queue, at once and in the service's own words, and no kind of request keeps another waiting in Ray's proxy."""
+        lists, aside = self.max_queued + self.max_batch, 2 * (self.max_requests + 1)  # explanations, and the catalogue
+        return lists + aside + MAX_EVENT_BODIES + SPARE
+
+    @property
+    def max_passed_on(self) -> int:
+        """Questions that Ray's proxy has under way: more than all replicas have explanations in line, for whose sake lists
+        would be refused."""
+        return self.replicas * max(512, 2 * (self.max_requests + 1))
 
     @property
     def is_loopback(self) -> bool:

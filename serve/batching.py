@@ -15,7 +15,8 @@ Reply = TypeVar("Reply")
 _Waiting = tuple[Query, asyncio.Future[Reply]]
 
 # Turns of the event loop without a new request after which all that has arrived counts as queued: one turn reads the
-# sockets and starts the handlers, one runs them, one is in hand.
+# sockets and starts the handlers, one runs them, one is in hand. As many lie between any two batches, or the answers of the
+# first would go out after the last of a long queue, and nobody would be refused, or heard, meanwhile.
 QUIET_TURNS = 3
 
 
@@ -96,11 +97,11 @@ class Batcher(Generic[Query, Reply]):
     async def _let_requests_arrive(self) -> None:
         if self._wait_s and len(self._queue) < self._max_batch:
             await asyncio.sleep(self._wait_s)
-        quiet = 0
-        while quiet < QUIET_TURNS and len(self._queue) < self._max_batch:
+        quiet = turns = 0
+        while quiet < QUIET_TURNS and (len(self._queue) < self._max_batch or turns < QUIET_TURNS):
             before = len(self._queue)
             await asyncio.sleep(0)
-            quiet = quiet + 1 if len(self._queue) == before else 0
+            quiet, turns = quiet + 1 if len(self._queue) == before else 0, turns + 1
 
     def _take(self) -> list[_Waiting[Query, Reply]]:
         """The next queries that somebody still waits for."""

@@ -108,7 +108,8 @@ def _add_recommend(app: App, service: Service) -> None:
     async def straight(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await recommend(HttpRequest(scope, receive, send))
-        except Problem as problem:
+        except (Problem, RequestError) as error:
+            problem = error if isinstance(error, Problem) else problem_of(error)
             response = problem.response(request_id_of(scope))
         await response(scope, receive, send)
 

@@ -62,6 +62,7 @@ class RayMetrics:
         self._index = {name: metrics.Gauge(f"recsys_index_{name}", told, ("role",)) for name, told in INDEX_GAUGES.items()}
         self._bundle = metrics.Gauge("recsys_bundle", "1 for the bundle that answers, and for a canary.", ("version", "role"))
         self._shown: set[tuple[str, str]] = set()
+        self._roles: set[str] = set()
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """As `Metrics` says."""
@@ -91,10 +92,10 @@ class RayMetrics:
         shown |= {(served.canary.bundle.version, CANARY)} if served.canary is not None else set()
         for version, role in self._shown | shown:
             self._bundle.set(float((version, role) in shown), {"version": version, "role": role})
-        for role in {role for _, role in self._shown | shown}:
+        self._shown, self._roles = shown, self._roles | {role for _, role in shown}
+        for role in self._roles:
             for name, value in index_of(served, role).items():
                 self._index[name].set(value, {"role": role})
-        self._shown |= shown
 
     def _keep_telling(self, live: Live) -> None:
         while True:

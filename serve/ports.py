@@ -1,14 +1,16 @@
 """Which port to listen on: the one asked for, if nobody has it, or a free one."""
 
+import errno
 import random
 import socket
 
 from recsys.errors import ConfigError
 
-# Below what systems hand out to connections by themselves (from 32,768 on Linux, 49,152 elsewhere) and above what Ray gives its
-# workers (10,002 to 19,999): a port from there, found free, is still free when its server has started, seconds later. A port
-# that the system chose (bind to 0) may be some connection's by then, and Ray makes dozens while it starts.
-CHOSEN_FROM = range(20_000, 32_768)
+# Below what systems hand out to connections by themselves (from 32,768 on Linux, 49,152 elsewhere), above what Ray gives its
+# workers (10,002 to 19,999), below what it gives replicas behind HAProxy (30,000 on): a port from there, found free, is still
+# free when its server has started, seconds later. A port that the system chose (bind to 0) may be some connection's by then:
+# Ray makes dozens while it starts.
+CHOSEN_FROM = range(20_000, 30_000)
 TRIES = 100
 
 
@@ -16,28 +18,31 @@ def require_port(host: str, port: int) -> int:
     """`port` itself if it can be listened on, else ConfigError; for 0 a free one."""
     if port == 0:
         return free_port(host)
-    if (reason := _refusal(host, port)) is not None:
+    if (error := _refusal(host, port)) is not None:
         advice = "Stop what listens there, or choose another port: --port."
-        raise ConfigError(f"{host}:{port} cannot be listened on ({reason}). {advice}")
+        raise ConfigError(f"{host}:{port} cannot be listened on ({error.strerror}). {advice}")
     return port
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     """One that nobody listens on, by chance, so that two who ask at once hardly get the same; ConfigError if none is found."""
     for port in random.SystemRandom().sample(CHOSEN_FROM, TRIES):
-        if (reason := _refusal(host, port)) is None:
+        error = _refusal(host, port)
+        if error is None:
             return port
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise ConfigError(f"{host} cannot be listened on ({error.strerror}). Give an address of this machine: --host.")
     span = f"{CHOSEN_FROM.start}..{CHOSEN_FROM.stop - 1}"
-    raise ConfigError(f"{host} has no free port among {TRIES} tried of {span} ({reason}). Name one yourself: --port.")
+    raise ConfigError(f"{host} has no free port among {TRIES} tried of {span} ({error.strerror}). Name one yourself: --port.")
 
 
-def _refusal(host: str, port: int) -> str | None:
-    """Why it cannot be listened on, in the system's words."""
+def _refusal(host: str, port: int) -> OSError | None:
+    """Why it cannot be listened on."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
             probe.listen()  # what SO_REUSEADDR lets bind, this refuses
         except OSError as error:
-            return error.strerror or str(error)
+            return error
     return None

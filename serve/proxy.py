@@ -4,6 +4,7 @@ Ray's proxy passes on what the replicas then refuse. That costs several times wh
 what they want for answers.
 """
 
+import os
 import random
 from collections.abc import Callable
 from time import monotonic
@@ -24,9 +25,10 @@ BEYOND = 1.5
 """So many times of what the replicas take is passed on."""
 MEMORY_S = 0.5
 """Time in which what was seen counts half."""
-MOST = 512
-"""Questions under way beyond which one is refused: a second's work of this proxy, which is one Python process and the first to
-be full where each is of one user (docs/log.md, "Floods")."""
+VARIABLE = "RECSYS_PROXY_QUESTIONS"
+MOST = int(os.environ.get(VARIABLE) or 1024)
+"""Questions under way beyond which one is refused: a second's or two's work of this proxy, which is one Python process and the
+first to be full where each is of one user (docs/log.md, "Floods"). More than replicas have explanations in line."""
 REFUSALS = (b'"overloaded"', b"backpressure")  # the service's word for its main queue, and Ray's
 NO_ROUTE = b"Path '"  # Ray's own words for an address of no application
 
@@ -42,7 +44,7 @@ def middlewares() -> list[Middleware]:
     if _is_replica():
         return []
 
-    throttled = Counter("recsys_throttled", "Requests refused in the proxy, since replicas refuse.")
+    throttled = Counter("recsys_throttled", "Requests refused in the proxy, since replicas refuse or it is full itself.")
     return [Middleware(Throttle, told=throttled.inc), Middleware(Away)]  # the last is the outermost
 
 
@@ -95,7 +97,8 @@ class Away:
 
 
 class Throttle:
-    """Once replicas refuse, refuses here, by chance, so that little more than what they take reaches them.
+    """Once replicas refuse, refuses here, by chance, so that little more than what they take reaches them; and whatever is more
+    than this proxy can pass on.
 
     Adaptive throttling: Beyer et al., Site Reliability Engineering (2016), chapter 21.
     """
@@ -116,7 +119,7 @@ class Throttle:
         is_flood = self.refused >= 1 and random.random() < (self.asked - BEYOND * self.taken) / (self.asked + 1)
         if is_flood or self._under_way >= MOST:
             self._told()
-            await _answer(overloaded(1), scope, receive, send)
+            await _answer(overloaded(1) if is_flood else _full(), scope, receive, send)
             return
         status = 0
 
@@ -141,6 +144,11 @@ class Throttle:
         now = monotonic()
         left = 0.5 ** ((now - self._seen) / MEMORY_S)
         self.asked, self.taken, self.refused, self._seen = self.asked * left, self.taken * left, self.refused * left, now
+
+
+def _full() -> Problem:
+    detail = "Try again in 1 s; Ray's proxy has as much as it can pass on. If this goes on, HAProxy can: --ingress haproxy."
+    return Problem("overloaded", detail, {"Retry-After": "1"})
 
 
 async def _answer(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:

@@ -109,13 +109,12 @@ class _Column:
                 raise RequestError("bad_filter", f"filter: {self.name}: {value!r} should be {wanted}.")
 
     def warm(self) -> None:
-        """Make what lookups need, unless hardly two items have the same value, as with titles: that would take memory for
-        conditions that nobody has."""
-        if self.kind == "one" and 2 * len(self._values.slice(0, SAMPLE).unique()) > min(SAMPLE, len(self._values)):
-            return
-        self._place_of("")
-        _ = self._listed
-        if self.kind == "number" or self._told_numbers is not None:
+        """Make what lookups need. Where hardly two items have the same value, as with titles or prices, nobody asks for one: of
+        numbers their order alone, for ranges."""
+        repeats = self.kind == "list" or 2 * len(self._values.slice(0, SAMPLE).unique()) <= min(SAMPLE, len(self._values))
+        if repeats:
+            _ = self._places, self._listed
+        if self.kind == "number" or (repeats and self._told_numbers is not None):
             _ = self._sorted
 
     def meets(self, condition: Condition) -> Items:

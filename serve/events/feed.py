@@ -15,6 +15,7 @@ from recsys.bundle import store
 from recsys.errors import ConfigError
 from recsys.retrieval.catalogue import Catalogue
 from recsys.retrieval.requests import Event, Request
+from serve.args import MAX_EVENT_BODIES
 from serve.batching import Batcher
 from serve.events.event import EventStore, LiveEvent, StoreError
 from serve.events.sqlite import SqliteEvents
@@ -23,7 +24,8 @@ log = logging.getLogger("serve")
 
 FILE = "events.sqlite"
 URL = "RECSYS_REDIS_URL"
-MOST_AT_ONCE, MOST_QUEUED = 64, 1000
+MOST_AT_ONCE = 64
+MOST_QUEUED = MAX_EVENT_BODIES - MOST_AT_ONCE
 """Bodies, of up to a thousand events each, that are one transaction, and that may wait."""
 REST_S = 1.0
 """After a failure the store is not asked for so long, or every request would wait for it."""
@@ -101,7 +103,11 @@ class Feed:
 
     def forget(self, user: str) -> int:
         """Keep nothing of a user. Returns how many events he had. Raises StoreError."""
-        return self._store.forget(user)
+        try:
+            return self._store.forget(user)
+        except StoreError as error:
+            log.error("events cannot be forgotten: %s", error)
+            raise
 
     def added(self, requests: Sequence[Request], items_for: ItemsFor) -> tuple[list[Request], bool]:
         """The requests with what their users have done since, and whether the store could be asked.

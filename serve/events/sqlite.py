@@ -135,31 +135,39 @@ class SqliteEvents:
         """This thread's connection to write by."""
         made: sqlite3.Connection | None = getattr(self._own, "writer", None)
         if made is None:
-            # One at a time: a file's first turn to a write-ahead log fails at once, and does not wait, where others make it.
-            with _alone(self._path.with_name(f".{self._path.name}.lock"), WRITE_S):
-                made = self._own.writer = self._connected("rwc" if make else "rw", WRITE_S, PREPARED)
+            made = self._own.writer = self._opened_to_write(make)
         return made
 
     def _opened_to_read(self) -> sqlite3.Connection | None:
         """None while the first event is being written, whose tables are not all there yet."""
         connection = self._connected("rw", READ_S)
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rolled'").fetchone():
-            return connection
-        self._made.remove(connection)
-        connection.close()
-        return None
-
-    def _connected(self, mode: str, seconds: float, first: str = "") -> sqlite3.Connection:
-        """first: what is to be executed before it is of use."""
-        uri = f"{self._path.resolve().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
+        is_whole = False
         try:
-            connection.executescript(first)
-        except BaseException:
-            connection.close()  # else each try, of which there is one a second, would leave a file open
-            raise
+            is_whole = bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rolled'").fetchone())
+        finally:
+            if not is_whole:
+                connection.close()  # else each try, of which there is one a second, would leave a file open
+        if not is_whole:
+            return None
         self._made.append(connection)
         return connection
+
+    def _opened_to_write(self, make: bool) -> sqlite3.Connection:
+        # One at a time: a file's first turn to a write-ahead log fails at once, and does not wait, where others make it.
+        with _alone(self._path.with_name(f".{self._path.name}.lock"), WRITE_S):
+            connection = self._connected("rwc" if make else "rw", WRITE_S)
+            try:
+                connection.executescript(PREPARED)
+            except BaseException:
+                connection.close()  # as above
+                raise
+        self._made.append(connection)
+        return connection
+
+    def _connected(self, mode: str, seconds: float) -> sqlite3.Connection:
+        """Which nothing has been asked yet."""
+        uri = f"{self._path.resolve().as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, seconds, isolation_level=None, check_same_thread=False, uri=True)
 
 
 @contextmanager

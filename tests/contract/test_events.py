@@ -295,8 +295,9 @@ def test_a_file_that_cannot_be_is_said(tmp_path: Path) -> None:
             call()
     files = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     for _ in range(20):
-        with pytest.raises(StoreError, match="not a database"):
-            broken.append([event(1)])
+        for call in (lambda: broken.append([event(1)]), lambda: broken.of(["u"])):
+            with pytest.raises(StoreError, match="not a database"):
+                call()
     assert not files or len(list(Path("/proc/self/fd").iterdir())) <= files, "each try leaves a file open"
     broken.close()
 

@@ -94,7 +94,9 @@ def test_asked_to_stop_it_ends_and_takes_haproxy_with_it(folder: Path, service: 
     """The last: the service is gone afterwards."""
     (door, *_) = doors(service)
     service.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
     assert service.process.wait(60) == 0
+    assert time.monotonic() - began < 25, "half a minute is what Ray would wait for balancers elsewhere"
     assert gone(door)
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{service.url}/readyz")

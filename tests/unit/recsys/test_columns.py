@@ -148,13 +148,18 @@ def test_warm_columns_are_those_that_conditions_are_about():
             "year": [1990 + number % 7 for number in numbers],
             "language": ["en" if number % 3 else "fr" for number in numbers],
             "length": [str(90 + number % 60) for number in numbers],
+            "price": [0.01 * number for number in numbers],
         }
     )
     columns = Columns(told, np.arange(len(told), dtype=np.int32))
     columns.warm()
     ready = {name for name, column in columns._lookup._columns.items() if "_listed" in vars(column)}
     assert ready == {"genres", "year", "language", "length"}
-    assert {name for name, column in columns._lookup._columns.items() if "_sorted" in vars(column)} == {"year", "length"}
+    assert {name for name, column in columns._lookup._columns.items() if "_sorted" in vars(column)} == {
+        "year",
+        "length",
+        "price",
+    }
     assert columns.allowed((Condition("genres", any=("Drama",)), Condition("year", max=1990.0))).tolist() == [
         number for number in numbers if number % 4 == 1 and number % 7 == 0
     ]

@@ -31,6 +31,11 @@ def requests(good: int, bad: int) -> dict[str, str]:
     return {f'{REQUESTS}{{status="200"}}': rising(good), f'{REQUESTS}{{status="503"}}': rising(bad)}
 
 
+def throttled(count: int) -> dict[str, str]:
+    """Of a thousand a minute."""
+    return {f'{REQUESTS}{{status="200"}}': rising(1000 - count), "ray_recsys_throttled_total": rising(count)}
+
+
 def seconds(within: int, all_: int) -> dict[str, str]:
     """How many of a minute's requests took a quarter of a second at most."""
     labels = 'route="recommend"'
@@ -47,6 +52,7 @@ def bundles(*versions: str) -> dict[str, str]:
 # Of each: a bad day, and a good one that is near it.
 DAYS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "RecsysFails": (requests(980, 20), requests(995, 5)),
+    "RecsysThrottled": (throttled(20), throttled(5)),
     "RecsysSlow": (seconds(950, 1000), seconds(995, 1000)),
     "RecsysIndexMisses": ({"ray_recsys_index_trusted": still(0)}, {"ray_recsys_index_trusted": still(1)}),
     "RecsysDegraded": ({"ray_recsys_index_degraded": rising(1)}, {"ray_recsys_index_degraded": still(7)}),

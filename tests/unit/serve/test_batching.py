@@ -128,6 +128,21 @@ def test_a_caller_who_left_is_not_computed_for() -> None:
     asyncio.run(scenario())
 
 
+def test_answers_go_out_between_the_batches_of_a_long_queue() -> None:
+    async def scenario() -> None:
+        double, told = Doubler(), list[tuple[int, int]]()
+        batcher = Batcher(double, max_batch=2)
+
+        async def ask(query: int) -> None:
+            await batcher.submit([query])
+            told.append((query, len(double.batches)))
+
+        await asyncio.gather(*map(ask, range(8)))
+        assert told == [(query, 1 + query // 2) for query in range(8)], "told when so many batches were computed"
+
+    asyncio.run(scenario())
+
+
 def test_what_is_in_line_is_answered_whoever_waits_for_it_and_when() -> None:
     async def scenario() -> None:
         double = Doubler()

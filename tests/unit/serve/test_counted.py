@@ -10,7 +10,7 @@ import yaml
 
 from recsys.bundle.store import set_canary
 from recsys.config import IndexConfig
-from serve import metrics
+from serve import metrics, proxy
 from serve.args import ServeArgs
 from serve.http import create_app
 from serve.live import Live
@@ -86,7 +86,7 @@ def test_no_address_makes_a_series_of_its_own(path: str, route: str) -> None:
 
 def names() -> set[str]:
     """As Prometheus shows them."""
-    source = Path(metrics.__file__).read_text("utf-8")
+    source = Path(metrics.__file__).read_text("utf-8") + Path(proxy.__file__).read_text("utf-8").replace("Counter(", "made(")
     made = re.findall(r"(made|Histogram|Gauge)\(\"(recsys_\w+)\"", source)
     counters = {f"ray_{name}_total" for kind, name in made if kind == "made"}
     histograms = {f"ray_{name}_{part}" for kind, name in made if kind == "Histogram" for part in ("bucket", "sum", "count")}

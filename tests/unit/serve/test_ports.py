@@ -1,5 +1,6 @@
 """A port asked for is refused when somebody has it; one chosen here is free, and stays so."""
 
+import errno
 import socket
 
 import pytest
@@ -30,6 +31,19 @@ def test_a_chosen_port_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
         theirs = taken.getsockname()[1]
         monkeypatch.setattr(ports, "CHOSEN_FROM", range(theirs, theirs + 2))
         assert ports.require_port("127.0.0.1", 0) == theirs + 1
+
+
+def test_an_address_of_no_machine_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def refused(host: str, port: int) -> OSError:
+        asked.append(port)
+        return OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(ports, "_refusal", refused)
+    with pytest.raises(ConfigError, match=r"203.0.113.1 .*Cannot assign.*--host"):
+        ports.require_port("203.0.113.1", 0)
+    assert len(asked) == 1
 
 
 def test_no_free_port_says_why_and_what_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,9 @@ from pydantic import ValidationError
 
 from recsys.errors import ConfigError
 from serve.args import PROFILES, ServeArgs, make_args
+from serve.events.feed import Feed
+from serve.events.sqlite import SqliteEvents
+from serve.http import create_app
 
 
 def test_strings_become_what_they_should_be() -> None:
@@ -50,9 +53,14 @@ def test_a_profile_sets_what_goes_together_and_yields_to_what_is_given() -> None
 
 
 @pytest.mark.parametrize("given", [{}, {"max_queued": 1, "max_requests": 1, "max_batch": 1}, {"max_queued": 5000}])
-def test_what_is_too_much_meets_the_queue_before_ray(given: dict[str, int]) -> None:
+def test_what_is_too_much_meets_a_queue_before_ray(given: dict[str, int], tmp_path: Path) -> None:
     args = ServeArgs.model_validate({"bundles": "b", **given})
-    assert args.max_ongoing > args.max_queued + args.max_batch
+    feed, service = Feed(SqliteEvents(tmp_path / "events.sqlite")), create_app(lambda: None, args).state.service
+    queues = [service.batcher, service.explainer, service.aside, feed._writer]
+    assert args.max_ongoing > sum(queue._max_queued + queue._max_batch for queue in queues)
+    for replicas in (1, 3):
+        more = args.model_copy(update={"replicas": replicas})
+        assert more.max_passed_on > replicas * (service.explainer._max_queued + service.explainer._max_batch)
 
 
 def test_every_argument_is_documented() -> None:
