@@ -33,7 +33,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise ConfigError(f"{host} cannot be listened on ({error.strerror}). Give an address of this machine: --host.")
     span = f"{CHOSEN_FROM.start}..{CHOSEN_FROM.stop - 1}"
-    raise ConfigError(f"{host} has no free port among {TRIES} tried of {span} ({error.strerror}). Name one yourself: --port.")
+    raise ConfigError(f"{host}: nobody may listen on any of {TRIES} ports tried of {span}. Name one yourself: --port.")
 
 
 def _refusal(host: str, port: int) -> OSError | None:
