@@ -53,5 +53,5 @@ def test_no_free_port_says_why_and_what_next(monkeypatch: pytest.MonkeyPatch) ->
         taken.listen()
         theirs = taken.getsockname()[1]
         monkeypatch.setattr(ports, "CHOSEN_FROM", range(theirs, theirs + 1))
-        with pytest.raises(ConfigError, match=f"127.0.0.1 .*{theirs}..{theirs}.*--port"):
+        with pytest.raises(ConfigError, match=f"127.0.0.1: .*{theirs}..{theirs}.*--port"):
             ports.free_port()
