@@ -19,8 +19,11 @@ def require_port(host: str, port: int) -> int:
     if port == 0:
         return free_port(host)
     if (error := _refusal(host, port)) is not None:
-        advice = "Stop what listens there, or choose another port: --port."
-        raise ConfigError(f"{host}:{port} cannot be listened on ({error.strerror}). {advice}")
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        advice = (
+            "Stop what listens there, or choose another port: --port" if taken else "Give an address of this machine: --host"
+        )
+        raise ConfigError(f"{host}:{port} cannot be listened on ({error.strerror}). {advice}.")
     return port
 
 

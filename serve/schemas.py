@@ -96,7 +96,8 @@ class NewEvent(_In):
     time: int | None = Field(None, ge=-INT64, lt=INT64)
     """Unix seconds; left out: now."""
     id: Id | None = None
-    """Names the event: sent again, it counts once. Left out: one is made, and sending again is another event."""
+    """Names the event, among those of all users: sent again, of whomever, it counts once. Left out: one is made, and sending
+    again is another event."""
 
 
 class NewEvents(_In):

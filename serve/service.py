@@ -100,7 +100,7 @@ class Service:
         entries, most = value["requests"], self.args.max_requests
         if not isinstance(entries, list) or not 1 <= len(entries) <= most or len(value) > 1:
             raise problems.invalid(
-                [{"where": "requests", "what": f"should be a list of 1 to {most} requests, and all there is"}]
+                [{"where": "requests", "what": f"should be a list of 1 to {most} requests, with nothing beside it"}]
             )
         return entries
 

@@ -9,6 +9,7 @@ MANIFEST_FILE = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"  # of manifest.json, as `sha256sum -c` reads it: a flipped bit there is caught too
 CURRENT_FILE = "CURRENT"
 CANARY_FILE = "CANARY"
+SERVED_FILE = "SERVED"
 
 ITEM_VECTORS = "item_vectors.npy"  # [N, D] float32, row = item; zeros where `index.faiss` does not hold the item
 USER_VECTORS = "user_vectors.npy"  # [U, D] float32, row = user; only where known_user = "table"

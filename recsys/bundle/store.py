@@ -1,4 +1,5 @@
-"""Bundles under a root: `<root>/<name>/<version>/`, and which version of each name is served (`CURRENT`)."""
+"""Bundles under a root: `<root>/<name>/<version>/`, and which version of each name is served (`CURRENT`), was before (`SERVED`,
+the latest last), and for a share of the users is (`CANARY`)."""
 
 import fcntl
 import json
@@ -11,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys.bundle import inventory
-from recsys.bundle.manifest import CANARY_FILE, CURRENT_FILE, MANIFEST_FILE, Manifest
+from recsys.bundle.manifest import CANARY_FILE, CURRENT_FILE, MANIFEST_FILE, SERVED_FILE, Manifest
 from recsys.bundle.read import Bundle, open_bundle
 from recsys.errors import BundleError, ConfigError
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Check = Callable[[Bundle], object]
+REMEMBERED = 100  # versions that were served
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One published bundle; `current`: whether it is the version served."""
+    """One published bundle; `current`: whether it is the version served; `canary`: the share of the users that it answers."""
 
     name: str
     version: str
@@ -30,11 +32,12 @@ class Listed:
     model: str
     items: int
     users: int
+    canary: float | None = None
 
 
 def plain(name: str) -> str:
     """The name itself, if it can be one folder's name. Raises ConfigError."""
-    if name in (CURRENT_FILE, CANARY_FILE, MANIFEST_FILE):
+    if name in (CURRENT_FILE, CANARY_FILE, SERVED_FILE, MANIFEST_FILE):
         raise ConfigError(f"{name}: a file of that name means something else among bundles. Choose another name.")
     if not PLAIN_NAME.fullmatch(name):
         raise ConfigError(f"{name!r}: use letters, digits, dots, dashes and underscores, beginning with a letter or digit.")
@@ -74,6 +77,8 @@ def resolve(path: Path, name: str | None = None) -> Path:
     if len(names) == 1 and (path / names[0] / CURRENT_FILE).exists():
         return current(path / names[0])
     found = f"there are {', '.join(names)}; name one of them" if len(names) > 1 else "make one: recsys export RUN"
+    if name and (others := [folder.name for folder in _names(path)]):
+        found = f"of {name} there is none served; there are {', '.join(others)}"
     raise BundleError(f"{path}: no bundle here: {found}.")
 
 
@@ -107,13 +112,19 @@ def promote(folder: Path, version: str, check: Check | None = None) -> str:
 
 
 def rollback(folder: Path, check: Check | None = None) -> str:
-    """Serve the version before the current one. Returns it. Raises BundleError where there is none."""
+    """Serve again what was served before the current version, and is still here. Returns it. Raises BundleError where there is
+    none."""
     folder = Path(folder)
     now = current(folder).name
-    before = [version for version in versions(folder) if version < now]
-    if not before:
-        raise BundleError(f"{folder}: no version before {now} to go back to.")
-    return promote(folder, before[-1], check)
+    served, here = _served_until(folder, now), versions(folder)
+    while served and (served[-1] == now or served[-1] not in here):
+        served.pop()
+    if not served:
+        raise BundleError(f"{folder}: no version before {now} was served and is here. Choose one: recsys bundle promote")
+    _verify_version(folder, served[-1], check)
+    with locked(folder):
+        _point(folder, served)
+    return served[-1]
 
 
 def canary(folder: Path) -> tuple[str, float] | None:
@@ -128,7 +139,7 @@ def canary(folder: Path) -> tuple[str, float] | None:
 def set_canary(folder: Path, version: str | None, share: float, check: Check | None = None) -> None:
     """Answer a share of the users from another version from now on, verified before; None: no longer.
 
-    Raises BundleError for a version that is not there or is bad, ConfigError for a share that is none.
+    Raises BundleError for a version that is not there, is bad or is the one served, ConfigError for a share that is none.
     """
     folder = Path(folder)
     if version is None:
@@ -138,6 +149,8 @@ def set_canary(folder: Path, version: str | None, share: float, check: Check | N
         raise ConfigError(f"--share {share}: give a share between 0 and 1, such as 0.05.")
     _verify_version(folder, version, check)
     with locked(folder):
+        if version == _served(folder):
+            raise BundleError(f"{folder}: all users are answered from {version}. A canary is another version.")
         _replace(folder, CANARY_FILE, f"{version} {share}")
 
 
@@ -151,7 +164,28 @@ def state(folder: Path) -> str:
 
 def point(folder: Path, version: str) -> None:
     """Replace CURRENT as a whole; call it while `locked`."""
+    now = _served(folder)
+    served = [] if now is None else _served_until(folder, now)
+    _point(folder, served if version == now else [*served, version])
+
+
+def _point(folder: Path, served: list[str]) -> None:
+    """Serve the last of what was served. A canary that all users are answered from now is none any more."""
+    version = served[-1]
+    _replace(folder, SERVED_FILE, "\n".join(served[-REMEMBERED:]))
     _replace(folder, CURRENT_FILE, version)
+    if (told := canary(folder)) is not None and told[0] == version:
+        (folder / CANARY_FILE).unlink(missing_ok=True)
+
+
+def _served_until(folder: Path, now: str) -> list[str]:
+    """What was served, up to the version that is served now, as far as it was noted."""
+    try:
+        served = (folder / SERVED_FILE).read_text("ascii").split()
+    except (OSError, ValueError):  # of before this was noted: by age
+        served = [version for version in versions(folder) if version < now]
+    # Someone may have written CURRENT by hand, or died between the two.
+    return served[: len(served) - served[::-1].index(now)] if now in served else [*served, now]
 
 
 def _replace(folder: Path, name: str, line: str) -> None:
@@ -204,7 +238,9 @@ def _names(root: Path) -> list[Path]:
 def _listed(folder: Path, version: str) -> Listed:
     manifest = read_manifest(folder / version)
     served = version == _served(folder)
-    return Listed(folder.name, version, served, folder / version, manifest.model, manifest.items, manifest.users)
+    told = canary(folder)
+    share = told[1] if told is not None and told[0] == version and not served else None
+    return Listed(folder.name, version, served, folder / version, manifest.model, manifest.items, manifest.users, share)
 
 
 def _served(folder: Path) -> str | None:

@@ -53,7 +53,7 @@ class Tastes:
         """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
         a history that is sent is used in place of the table, after what is stored of `user_id`."""
         row = None if user_id is None else self._bundle.users.row(user_id)
-        if history is not None:
+        if history is not None and not self._is_told(row, history):
             return self._of_events(row, history)
         if row is None:
             return Taste(None, reason="no user and no history was given" if user_id is None else "the user is unknown")
@@ -98,6 +98,13 @@ class Tastes:
 
     def _stored(self, row: int) -> slice:
         return self._bundle.histories.events(row, self._known_until)
+
+    def _is_told(self, row: int | None, history: Sequence[Event]) -> bool:
+        """Whether all of a history is what the bundle has of the user: then he is answered as without it. So are those whose
+        events came while serving and are in the bundle by now, here as where they are not asked for."""
+        if row is None or not history or any(self._items.number(event.item) is None for event in history):
+            return False
+        return not self._sent(self._stored(row), history)
 
     def _of_events(self, row: int | None, history: Sequence[Event]) -> Taste:
         unknown = tuple(event.item for event in history if self._items.number(event.item) is None)

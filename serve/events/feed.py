@@ -43,6 +43,10 @@ def open_store(told: str, bundles: Path, name: str | None = None) -> EventStore 
     if told == "none":
         return None
     if told != "auto" and not is_address(told):
+        if not Path(told).resolve().parent.is_dir():
+            raise ConfigError(
+                f"events: {told} cannot be made: no folder {Path(told).resolve().parent}. Make it, or give another."
+            )
         return SqliteEvents(Path(told))
     folder = store.resolve(bundles, name).parent
     return SqliteEvents(folder / FILE) if told == "auto" else open_redis(told, folder.name)

@@ -55,6 +55,40 @@ def test_promote_and_roll_back(root):
         store.promote(films, "v9")
 
 
+def test_a_rollback_goes_back_along_what_was_served(root):
+    first, never, third, fourth = (write_planted(root, promote=promote) for promote in (True, False, True, True))
+    films = root / "films"
+    assert store.rollback(films) == third.name and store.rollback(films) == first.name, "what never served is passed over"
+    with pytest.raises(BundleError, match="no version before"):
+        store.rollback(films)
+    for version in (fourth, never, fourth):
+        store.promote(films, version.name)
+    store.promote(films, fourth.name)  # once more changes nothing
+    assert [store.rollback(films) for _ in range(2)] == [never.name, fourth.name]
+
+
+def test_where_nothing_was_noted_a_rollback_goes_by_age(root):
+    first, second = write_planted(root), write_planted(root)
+    (root / "films" / "SERVED").unlink()
+    write_planted(root, promote=False)
+    assert store.rollback(root / "films") == first.name
+    assert store.promote(root / "films", second.name) and store.rollback(root / "films") == first.name
+
+
+def test_a_canary_is_another_version_and_ends_when_all_are_answered_from_it(root):
+    first, second = write_planted(root), write_planted(root, promote=False)
+    films = root / "films"
+    with pytest.raises(BundleError, match="another version"):
+        store.set_canary(films, first.name, 0.5)
+    assert store.canary(films) is None
+    store.set_canary(films, second.name, 0.25)
+    assert [listed.canary for listed in store.listing(root)] == [None, 0.25]
+    store.promote(films, second.name)
+    assert store.canary(films) is None
+    store.rollback(films)
+    assert store.canary(films) is None and [listed.canary for listed in store.listing(root)] == [None, None]
+
+
 def test_a_bad_version_never_replaces_a_good_one(root):
     good, bad = write_planted(root), write_planted(root, promote=False)
     flip(bad / "item_vectors.npy")

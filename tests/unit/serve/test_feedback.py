@@ -72,6 +72,15 @@ def test_the_next_request_leaves_the_item_out_and_the_taste_follows(client: AppC
     assert [item["item_id"] for item in moved["items"]] == expected.item_ids  # type: ignore[union-attr]
 
 
+def test_who_did_nothing_that_the_bundle_has_not_is_answered_as_before(client: AppClient) -> None:
+    before = client.recommend({"user": "u0", "k": 8}).json()
+    known = client.get("/v1/users/u0").json()["history"]
+    told = [{"user": "u0", "item": event["item_id"], "rating": event["rating"], "time": event["time"]} for event in known]
+    assert len(known) > 2 and all(event["time"] is not None for event in known)
+    assert send(client, {"events": told}).json()["kept"] == len(known)
+    assert client.recommend({"user": "u0", "k": 8}).json() == before, "bit by bit: from the table, where there is one"
+
+
 def test_somebody_nobody_knew_has_a_history_from_now_on(client: AppClient) -> None:
     assert client.recommend({"user": "new"}).json()["fallback"]
     assert client.get("/v1/users/new").status_code == 404

@@ -233,6 +233,7 @@ def test_an_admin_switches_bundles(client_with: Callable[[str], AppClient]) -> N
         assert answer.status_code == 422 and served() == "b", answer.text
     post({"version": "a"})
     assert served() == "a"  # one that was taken before is taken again
+    assert [post({}).json()["version"] for _ in range(2)] == ["b", "a"]  # back along what was served
     assert post({}).status_code == 422  # there is none before the first
 
 
@@ -261,7 +262,7 @@ def test_one_versions_own_folder_is_not_switched(root: Path, files: Callable[[st
             assert answer.status_code == 422 and "own folder" in answer.text
 
 
-def test_an_admin_sets_a_canary(client_with: Callable[[str], AppClient]) -> None:
+def test_an_admin_sets_a_canary(root: Path, client_with: Callable[[str], AppClient]) -> None:
     client = client_with(BOTH)
     told = client.request("PUT", "/v1/admin/canary", json={"version": "a", "share": 0.25}, headers=bearer(OPS))
     assert told.json() == {"version": "a", "share": 0.25}
@@ -269,6 +270,9 @@ def test_an_admin_sets_a_canary(client_with: Callable[[str], AppClient]) -> None
     for body in ({"version": "a", "share": 1}, {"version": "a", "share": 0}, {"version": "nope", "share": 0.5}, {"share": 0.5}):
         assert client.request("PUT", "/v1/admin/canary", json=body, headers=bearer(OPS)).status_code == 422
     assert client.request("DELETE", "/v1/admin/canary", headers=bearer(OPS)).status_code == 204
+    current = client.get("/v1/bundle", headers=bearer(WEB)).json()["version"]
+    refused = client.request("PUT", "/v1/admin/canary", json={"version": current, "share": 0.5}, headers=bearer(OPS))
+    assert refused.status_code == 422 and "another version" in refused.text and not list(root.rglob("CANARY"))
     assert client.get("/v1/bundle", headers=bearer(WEB)).json()["canary"] is None
 
 
