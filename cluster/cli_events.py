@@ -26,13 +26,16 @@ def events_roll(
     unrated: Annotated[float, typer.Option(help="What stands for the rating of an event without one.")] = 1.0,
 ) -> None:
     """Write what has come since the last time to parquet, for `recsys prepare --append`; each event to exactly one file."""
-    from serve.events.roll import roll
+    from serve.events.roll import elsewhere, roll
 
     with _opened(store, name) as opened:
-        made = roll(opened, out, unrated=unrated)
+        made, away = roll(opened, out, unrated=unrated), elsewhere(opened, out)
     for path in made:
         print(path)
     console.err.print(f"{len(made)} new files." if made else "Nothing has come since the last time.", markup=False)
+    if away:
+        told = f"{away} files of events before are not in {out}: they were rolled to another folder, or moved since."
+        console.err.print(f"{told} What reads this folder alone learns nothing from them.", markup=False)
 
 
 @events_app.command("forget")

@@ -7,6 +7,10 @@
 # and again, whatever happened to the run before: each event is in exactly one file, and each file in GROWN once.
 # UNRATED: the rating that an event without one stands for, in the data's own scale. EVENTS: the store, where it is another.
 set -euo pipefail
+if [ $# -lt 4 ]; then
+  echo "usage: $0 BUNDLES NAME BASE GROWN [--set section.key=value ...]" >&2
+  exit 2
+fi
 bundles=$1 name=$2 base=$3 grown=$4
 shift 4
 files=$bundles/$name/events

@@ -52,6 +52,11 @@ def roll(store: EventStore, folder: Path, *, unrated: float = 1.0, most: int = T
             made.append(path)
 
 
+def elsewhere(store: EventStore, folder: Path) -> int:
+    """How many of the files that were ever rolled are not in a folder. Raises StoreError."""
+    return sum(not (folder / f"events-{number:06}.parquet").exists() for number in range(store.rolled().files))
+
+
 def forget(folder: Path, user: str) -> int:
     """Write the files anew that hold events of a user, without them. Returns how many events are gone."""
     gone = 0

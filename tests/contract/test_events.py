@@ -377,6 +377,15 @@ def test_each_event_is_rolled_to_exactly_one_file(open_one: Callable[[], EventSt
     assert store.of(["u"])["u"] == events  # they are served until a bundle has learnt from them, and after
 
 
+def test_files_that_were_rolled_to_another_folder_are_missed(open_one: Callable[[], EventStore], tmp_path: Path) -> None:
+    store = open_one()
+    assert rolling.elsewhere(store, tmp_path / "one") == 0
+    for folder, number in (("one", 1), ("one", 2), ("other", 3)):
+        store.append([event(number)])
+        rolling.roll(store, tmp_path / folder)
+    assert [rolling.elsewhere(store, tmp_path / folder) for folder in ("one", "other")] == [1, 2]
+
+
 @pytest.mark.parametrize("dies", ["before the file has its name", "before the store knows"])
 def test_a_roll_that_died_is_gone_on_with(
     open_one: Callable[[], EventStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: str
