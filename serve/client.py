@@ -49,8 +49,8 @@ class _Api(Generic[Result]):
     def recommend(
         self, *, user: str | None = None, history: Iterable[Json | str] | None = None, k: int = 10, **options: Any
     ) -> Result:
-        """What to take next. history: ids, or `{item, rating?, time?}`. options: `exclude`, `allow`,
-        `filter`, `mode`, `exclude_seen`."""
+        """What to take next. history: ids, or `{item, rating?, time?}`. options: `exclude`, `allow`, `filter`, `mode`,
+        `exclude_seen`, `diversity`, `popularity`, `recency`, `explain`."""
         return self._send("POST", "/v1/recommend", json=question(user=user, history=history, k=k, **options))
 
     def recommend_many(self, requests: Sequence[Json]) -> Result:
