@@ -41,6 +41,9 @@ class User:
     history: list[dict[str, Any]]
 
 
+Sent = tuple[int, float | None, int | None]  # item, rating, time
+
+
 class Tastes:
     """Makes tastes from the users, the item vectors and the encoder, if there is one, of a bundle."""
 
@@ -53,8 +56,8 @@ class Tastes:
         """A known user is answered from the table, or from his history where the model keeps none or did not train on him;
         a history that is sent is used in place of the table, after what is stored of `user_id`."""
         row = None if user_id is None else self._bundle.users.row(user_id)
-        if history is not None and not self._is_told(row, history):
-            return self._of_events(row, history)
+        if history is not None and (taste := self._of_events(row, history)) is not None:
+            return taste
         if row is None:
             return Taste(None, reason="no user and no history was given" if user_id is None else "the user is unknown")
         stored = self._stored(row)
@@ -99,29 +102,32 @@ class Tastes:
     def _stored(self, row: int) -> slice:
         return self._bundle.histories.events(row, self._known_until)
 
-    def _is_told(self, row: int | None, history: Sequence[Event]) -> bool:
-        """Whether all of a history is what the bundle has of the user: then he is answered as without it. So are those whose
-        events came while serving and are in the bundle by now, here as where they are not asked for."""
-        if row is None or not history or any(self._items.number(event.item) is None for event in history):
-            return False
-        return not self._sent(self._stored(row), history)
-
-    def _of_events(self, row: int | None, history: Sequence[Event]) -> Taste:
+    def _of_events(self, row: int | None, history: Sequence[Event]) -> Taste | None:
+        """None where all of it is what the bundle has of the user, who is answered as without it then: those whose events came
+        while serving and are in the bundle by now are answered here as where nobody asks for such events."""
         unknown = tuple(event.item for event in history if self._items.number(event.item) is None)
+        stored, sent = self._stored_and_sent(row, history)
+        if row is not None and history and not sent and not unknown:
+            return None
         why = "no item of the history is in the catalogue" if history else "the history is empty"
-        taste = self._folded(*self._events(row, history), why)
+        taste = self._folded(*self._put_together(stored, sent), why)
         return Taste(taste.vector, taste.seen, taste.reason, unknown)
 
     def _events(self, row: int | None, history: Sequence[Event]) -> tuple[Items, NDArray[np.float32]]:
         """Items and ratings, oldest first: what is stored of a user, then what was sent."""
+        return self._put_together(*self._stored_and_sent(row, history))
+
+    def _stored_and_sent(self, row: int | None, history: Sequence[Event]) -> tuple[slice, list[Sent]]:
         stored = slice(0, 0) if row is None else self._stored(row)
-        sent = self._sent(stored, _by_time(history))
+        return stored, self._sent(stored, _by_time(history))
+
+    def _put_together(self, stored: slice, sent: Sequence[Sent]) -> tuple[Items, NDArray[np.float32]]:
         items = np.array([item for item, _, _ in sent], np.int32)
         ratings = np.array([self._rating(rating) for _, rating, _ in sent], np.float32)
         histories = self._bundle.histories
         return np.concatenate([histories.item[stored], items]), np.concatenate([histories.rating[stored], ratings])
 
-    def _sent(self, stored: slice, history: Sequence[Event]) -> list[tuple[int, float | None, int | None]]:
+    def _sent(self, stored: slice, history: Sequence[Event]) -> list[Sent]:
         """Item, rating and time of the events whose items are known. What is stored already is not told again: events that came
         while serving are in the bundle, too, once it has learnt from them, and of an item the latest where it keeps no repeats.
         """
