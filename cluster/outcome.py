@@ -5,6 +5,7 @@ from typing import Any
 
 from cluster import console
 from cluster.report import begun_line, bundle_rows, no_better_than, run_columns, trend_line
+from recsys.bundle import store
 from recsys.errors import ConfigError
 
 SIDE_BY_SIDE = 4  # columns of metrics on a screen of 80
@@ -94,4 +95,6 @@ def overlay_curves(found: Any, out: Path) -> Path | None:
 def print_bundle(folder: Path) -> None:
     """What was published."""
     console.print_rows(f"Bundle {folder}", ("what", "value"), bundle_rows(folder))
-    console.say(f"Next: recsys serve {folder.parent}")
+    if any(each.current and each.version == folder.name for each in store.listing(folder.parent)):
+        return console.say(f"Next: recsys serve {folder.parent}")
+    console.say(f"Next: recsys bundle promote {folder.parent} {folder.name}, or serve it alone: recsys serve {folder}")

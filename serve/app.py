@@ -7,9 +7,7 @@ recsys serve /srv/bundles                               starts Ray and Serve her
 import logging
 import math
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +24,8 @@ from recsys.errors import ConfigError, RecsysError
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
+from serve.ending import end_without_ray, own_sigterm_kept, told_to_stop
+from serve.events.event import EventStore, StoreError
 from serve.events.feed import Feed, is_address, open_store
 from serve.http import create_app
 from serve.keys import Keys
@@ -33,6 +33,8 @@ from serve.live import Live
 from serve.metrics import RayMetrics
 from serve.ports import require_port
 from serve.proxy import CALLBACK, VARIABLE
+
+log = logging.getLogger("serve")
 
 APP_NAME = "recsys"
 OBJECT_STORE_BYTES = 100 << 20  # requests and answers are small
@@ -44,6 +46,7 @@ RAYS_SETTINGS = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy is replaced after three in vain, which else takes half a minute
     **CALLBACK,
 }
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 SWITCH_S = 0.0005
 """So long a thread that opens a bundle keeps answers waiting, each time they have waited for anything: a tenth of the usual."""
 HAPROXY_TIMEOUT = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"  # an hour, if nobody says otherwise
@@ -124,37 +127,42 @@ def run(args: ServeArgs, ready: Callable[[str], None] | None = None) -> None:
 
     Raises ConfigError for a port in use, BundleError for a bundle that cannot be served.
     """
-    with serving(args) as url:
-        stop = threading.Event()
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            if ready:
-                ready(url)
-            stop.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    with told_to_stop() as stop, serving(args, owns_process=True) as url:
+        if ready:
+            ready(url)
+        stop.wait()
 
 
 @contextmanager
-def serving(args: ServeArgs) -> Iterator[str]:
+def serving(args: ServeArgs, *, owns_process: bool = False) -> Iterator[str]:
     """The service's URL, for the time of a `with`; afterwards only what was started here is shut down.
 
     Runs on the Ray this process uses, else the one RAY_ADDRESS names, else one started here on the loopback interface.
+    owns_process: the process ends at once where a Ray that was started here is gone before its time is over.
     """
     args = args.model_copy(update={"port": require_port(args.host, args.port)})
     # Asked here too, before a process is started: what cannot be is refused at once, a bundle hashed once for all replicas.
     if args.keys is not None:
         Keys(Path(args.keys))
     if (store := open_store(args.events, Path(args.bundles), args.name)) is not None:
+        _tell_if_away(store)
         store.close()
     Recommender(open_bundle(resolve(Path(args.bundles), args.name)))
     with _ray(args) as ours, _serve(args, goes_with_ray=ours and args.ingress == "ray"):
-        ray_serve.run(build(args), name=APP_NAME, route_prefix="/")
         try:
+            ray_serve.run(build(args), name=APP_NAME, route_prefix="/")
             yield url_of(args)
         finally:
+            if ours and owns_process:
+                end_without_ray(ray.get_runtime_context().gcs_address)
             ray_serve.delete(APP_NAME)  # lets requests under way finish
+
+
+def _tell_if_away(store: EventStore) -> None:
+    try:
+        store.rolled()
+    except StoreError as error:
+        log.warning("Events cannot be read or kept until their store is back; lists are made without them. %s", error)
 
 
 def url_of(args: ServeArgs) -> str:
@@ -173,9 +181,12 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
         return
     for name, value in (RAYS_SETTINGS | {VARIABLE: str(args.max_passed_on)}).items():
         os.environ.setdefault(name, value)
+    if not os.environ[VARIABLE].isdecimal():
+        raise ConfigError(f"${VARIABLE} is {os.environ[VARIABLE]!r}: set it to a number of questions, or unset it.")
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(**({"address": address} if address else _local_ray(args)), logging_level=logging.ERROR, log_to_driver=False)
+        with own_sigterm_kept():
+            ray.init(**({"address": address} if address else _local_ray(args)), **QUIET)
     except (ConnectionError, OSError) as error:
         raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
     try:

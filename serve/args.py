@@ -91,10 +91,13 @@ class ServeArgs(BaseModel):
             raise ValueError(f"max_queued must be at least max_requests ({self.max_requests}), or a full list never fits")
         if not self.is_loopback and self.keys is None and not self.open:
             raise ValueError(
-                "beyond this machine only with keys: give keys=FILE, or open=true where something else guards the door"
+                "beyond this machine only with keys: give --keys FILE (keys=FILE), or --open (open=true) where something else "
+                "guards the door"
             )
         if self.ingress == "haproxy" and self.is_loopback:
-            raise ValueError("ingress=haproxy opens port 8404 on all interfaces: give host=0.0.0.0 too, behind a firewall")
+            raise ValueError(
+                "ingress=haproxy opens port 8404 on all interfaces: give --host 0.0.0.0 (host=0.0.0.0) too, behind a firewall"
+            )
         return self
 
     @property

@@ -143,7 +143,7 @@ class Live:
         return found
 
     def _reject(self, role: str, version: str, why: str) -> None:
-        bad = Rejected(version=version, why=why)
+        bad = Rejected(version=version, why=why.replace(f"{self._root}/", ""))  # callers see it: not where it lies here
         if self._bad.get(role) != bad:
             log.error("%s is not taken, what was served goes on: %s", version, why)
         self._bad[role] = bad

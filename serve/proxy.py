@@ -26,7 +26,8 @@ BEYOND = 1.5
 MEMORY_S = 0.5
 """Time in which what was seen counts half."""
 VARIABLE = "RECSYS_PROXY_QUESTIONS"
-MOST = int(os.environ.get(VARIABLE) or 1024)
+_told = os.environ.get(VARIABLE, "")
+MOST = int(_told) if _told.isdecimal() else 1024
 """Questions under way beyond which one is refused: a second's or two's work of this proxy, which is one Python process and the
 first to be full where each is of one user (docs/log.md, "Floods"). More than replicas have explanations in line."""
 REFUSALS = (b'"overloaded"', b"backpressure")  # the service's word for its main queue, and Ray's

@@ -32,7 +32,7 @@ class HistoryEvent(_In):
     """Unix seconds."""
 
 
-Value = str | int | Annotated[float, Field(allow_inf_nan=False)]
+Value = str | bool | int | Annotated[float, Field(allow_inf_nan=False)]
 Values = Annotated[list[Value], Field(max_length=MAX_VALUES)]
 
 
@@ -75,7 +75,7 @@ class RecommendRequest(_In):
     diversity: float = Field(0, ge=0, le=1)
     """How much unlike one another the items should be: 0 not at all, .1 somewhat, .5 a great deal, 1 at any price."""
     popularity: float = Field(0, ge=-1, le=1)
-    """More of what is popular (up to 1), or of what is not (down to -1)."""
+    """More of what is popular (up to 1), or of what is not (down to -1). What a stranger gets is popular all the same."""
     recency: float = Field(0, ge=-1, le=1)
     """More of what came lately (up to 1), or long ago (down to -1); only where events have times."""
     explain: bool = False

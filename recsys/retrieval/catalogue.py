@@ -1,7 +1,7 @@
 """The items: their ids, what is known of them, and a search over their titles."""
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -86,15 +86,18 @@ class Catalogue:
 
     def search(self, text: str, limit: int = 20) -> NDArray[np.int32]:
         """Items whose title holds `text`, whatever its case and accents: first where it begins the title, then where it
-        begins a word, each by how often the item was watched. `text` is taken as it is: no pattern language."""
+        begins a word, then anywhere, and last those that hold its words in another order, each by how often the item was
+        watched. `text` is taken as it is: no pattern language."""
         plain = " ".join(text.encode("utf-8", "ignore").decode().split())  # JSON may carry half a character
         wanted = _folded(pa.array([plain], pa.string()))[0].as_py()
-        if not wanted:
+        if not wanted.split():
             return np.zeros(0, np.int32)
-        places = pc.find_substring(self._titles, wanted).to_numpy()
-        found = np.flatnonzero(places >= 0)
-        words = pc.match_substring(self._titles.take(pa.array(found)), " " + wanted).to_numpy(zero_copy_only=False)
-        grade = np.where(places[found] == 0, 0, np.where(words, 1, 2))
+        held = reduce(pc.and_, (pc.match_substring(self._titles, word) for word in wanted.split()))
+        found = np.flatnonzero(held)
+        titles = self._titles.take(pa.array(found))
+        places = pc.find_substring(titles, wanted).to_numpy()
+        begins_word = pc.match_substring(titles, " " + wanted).to_numpy(zero_copy_only=False)
+        grade = np.where(places == 0, 0, np.where(begins_word, 1, np.where(places > 0, 2, 3)))
         best = np.lexsort((found, -self.counts[found], grade))[:limit]
         return found[best].astype(np.int32)
 

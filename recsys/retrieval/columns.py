@@ -19,6 +19,7 @@ from recsys.errors import RequestError
 from recsys.retrieval.filters import Items, intersection, union
 from recsys.retrieval.requests import Condition, Value
 
+TEXT, NUMBER, FLAG = "a string", "a number", "true or false"
 OWN = schema.OWN_OF_BUNDLES
 SAMPLE = 1000  # values that are looked at to tell what a column is like
 REMEMBERED = 256  # lists of items: a quarter of a million items in four are 250 MB at the very most
@@ -99,14 +100,11 @@ class _Column:
         if {"min", "max"} & asked and self.kind != "number" and self._told_numbers is None:
             raise RequestError("bad_filter", f"filter: {self.name} is not numbers, so it has no min or max.")
         for bound in condition.bounds:
-            if not isinstance(bound, int | float):
+            if _sort_of(bound) != NUMBER:
                 raise RequestError("bad_filter", f"filter: {self.name}: {bound!r} should be a number.")
         for value in condition.values:
-            if not isinstance(value, str | int | float):
-                raise RequestError("bad_filter", f"filter: {self.name}: {value!r} is neither a string nor a number.")
-            if isinstance(value, str) == self._is_numeric:
-                wanted = "a number" if self._is_numeric else "a string"
-                raise RequestError("bad_filter", f"filter: {self.name}: {value!r} should be {wanted}.")
+            if _sort_of(value) != self._sort:
+                raise RequestError("bad_filter", f"filter: {self.name}: {value!r} should be {self._sort}.")
 
     def warm(self) -> None:
         """Make what lookups need. Where hardly two items have the same value, as with titles or prices, nobody asks for one: of
@@ -147,8 +145,11 @@ class _Column:
         return np.sort(items[first : max(first, last)])
 
     @property
-    def _is_numeric(self) -> bool:
-        return not pa.types.is_string(self._dictionary.type) and not pa.types.is_large_string(self._dictionary.type)
+    def _sort(self) -> str:
+        kind = self._dictionary.type
+        if pa.types.is_boolean(kind):
+            return FLAG
+        return TEXT if pa.types.is_string(kind) or pa.types.is_large_string(kind) else NUMBER
 
     @cached_property
     def _flat(self) -> tuple[NDArray[np.int32], pa.DictionaryArray]:
@@ -166,7 +167,7 @@ class _Column:
     @cached_property
     def _told_numbers(self) -> NDArray[np.float64] | None:
         """[V] of text that is all numbers, as a csv catalogue tells them; None of other columns."""
-        if self.kind != "one" or self._is_numeric or not len(self._dictionary):
+        if self.kind != "one" or self._sort != TEXT or not len(self._dictionary):
             return None
         try:
             return np.asarray(pc.utf8_trim_whitespace(self._dictionary).cast(pa.float64()))
@@ -203,6 +204,13 @@ class _Column:
         kept = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
         order = np.argsort(values[kept], kind="stable")
         return values[kept][order], items[kept][order]
+
+
+def _sort_of(value: Any) -> str | None:
+    """None for what no column holds."""
+    if isinstance(value, bool):
+        return FLAG
+    return TEXT if isinstance(value, str) else NUMBER if isinstance(value, int | float) else None
 
 
 def _kind_of(kind: pa.DataType) -> str | None:

@@ -172,7 +172,9 @@ class Recommender:
             assert self.items.by_arrival is not None
             dials.append((request.recency, self.items.by_arrival[found.items]))
         directions = _directions(self._without_biases[found.items]) if request.diversity else None
-        chosen = rerank.reranked(found.scores, request.k, dials, request.diversity, directions)
+        # Of counts the first few would stand above whatever a dial adds.
+        worths = np.log1p(found.scores) if found.path == "popular" else found.scores
+        chosen = rerank.reranked(worths, request.k, dials, request.diversity, directions)
         return replace(found, items=found.items[chosen], scores=found.scores[chosen])
 
     def _because(self, request: Request, answer: Answer) -> list[tuple[Cause, ...]]:

@@ -89,7 +89,7 @@ class Tastes:
         if row is None and not since:
             raise RequestError("unknown_user", f"no user {user_id!r} in bundle {self._bundle.version}; send a history instead.")
         stored = slice(0, 0) if row is None else self._stored(row)
-        latest = [self._describe(*event) for event in reversed(self._sent(stored, since))]
+        latest = [self._describe(*event) for event in reversed(self._sent(stored, _by_time(since)))]
         places = range(stored.stop - 1, stored.start - 1, -1)[: None if limit is None else max(limit - len(latest), 0)]
         histories = self._bundle.histories
         known = [self._describe(histories.item[at], histories.rating[at], histories.time[at]) for at in places]

@@ -38,7 +38,7 @@ def _events(value: Any, catalogues: Sequence[Catalogue]) -> list[LiveEvent]:
     sent = problems.checked(schemas.NewEvents, value).events if several else [problems.checked(schemas.NewEvent, value)]
     unknown = [place for place, event in enumerate(sent) if all(items.number(event.item) is None for items in catalogues)]
     if unknown:
-        where = [f"events.{place}.item" if several else "item" for place in unknown[:NAMED]]
+        where = [f"events[{place}].item" if several else "item" for place in unknown[:NAMED]]
         raise problems.invalid([{"where": each, "what": "is not in the catalogue; nothing was kept"} for each in where])
     return [_named(event) for event in sent]
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -220,22 +222,40 @@ def test_serve_run_builds_the_application_from_strings(root: Path, tmp_path: Pat
             process.wait(60)
 
 
-def test_sigterm_ends_the_command_cleanly_and_frees_the_port(root: Path, tmp_path: Path) -> None:
+@contextmanager
+def served_by_command(root: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A process of its own that serves, in a group of its own, once it answers; and its address."""
     code = (
         "from serve.app import run; from serve.args import ServeArgs;"
         f"run(ServeArgs(bundles={str(root)!r}, port=0), ready=lambda url: print(url, flush=True)); print('ENDED')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with (
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, env=environment) as process,
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stderr, env=environment, start_new_session=True
+        ) as process,
     ):
         assert process.stdout
         url = process.stdout.readline().decode().strip()
-        assert url, (tmp_path / "log").read_text()[-3000:]
+        assert url, log.read_text()[-3000:]
         assert httpx.get(f"{url}/readyz").status_code == 200
+        yield process, url
+
+
+def test_sigterm_ends_the_command_cleanly_and_frees_the_port(root: Path, tmp_path: Path) -> None:
+    with served_by_command(root, tmp_path / "log") as (process, url):
         process.terminate()
-        rest = process.stdout.read()
+        rest = process.stdout.read()  # type: ignore[union-attr]
     assert process.returncode == 0 and b"ENDED" in rest
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/healthz")
+
+
+def test_sigterm_to_ray_as_well_ends_the_command_at_once_and_says_what_to_do(root: Path, tmp_path: Path) -> None:
+    with served_by_command(root, tmp_path / "log") as (process, _):
+        os.killpg(process.pid, signal.SIGTERM)
+        began = time.monotonic()
+        process.wait(60)
+    assert process.returncode == 1 and time.monotonic() - began < 30
+    assert "Send SIGTERM to this process alone" in (tmp_path / "log").read_text()

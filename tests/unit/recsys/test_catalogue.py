@@ -31,6 +31,8 @@ def of(titles):
         ("matrix", [2, 1]),  # the beginning of a title before the beginning of a word
         ("lien", [7, 3]),
         ("  the   matrix ", [1]),
+        ("matrix the", [1]),  # in another order
+        ("matrix nowhere", []),
         ("100% [", [5]),
         (".*", []),
         ("\ud800alien", [7, 3]),

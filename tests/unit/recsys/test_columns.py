@@ -121,7 +121,10 @@ def test_columns_of_other_kinds_and_the_bundles_own_are_not_offered():
         (Condition("rooms", max=1.0), "rooms is not numbers"),
         (Condition("year", any=("1990",)), "'1990' should be a number"),
         (Condition("genres", none=(3,)), "3 should be a string"),
-        (Condition("genres", none=(("Drama",),)), "neither a string nor a number"),
+        (Condition("genres", none=(("Drama",),)), "should be a string"),
+        (Condition("year", equals=True), "True should be a number"),
+        (Condition("year", min=True), "True should be a number"),
+        (Condition("new", equals=1), "1 should be true or false"),
     ],
 )
 def test_what_cannot_be_asked_is_told(condition, message):

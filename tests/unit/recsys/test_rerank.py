@@ -110,6 +110,19 @@ def test_dials_move_lists_both_ways(timed, who):
         assert means[0] <= means[1] <= means[2] and means[0] < means[2]
 
 
+def test_a_hit_does_not_outweigh_every_dial_of_a_stranger(tmp_path):
+    """Watched twice as often as the next, as where popularity falls with rank (Zipf), and the oldest of all."""
+    contents = contents_of(WORLD)
+    items, popular, hit = contents.items, contents.popular, int(contents.popular[0])
+    counts = np.zeros(600, np.int64)
+    counts[popular] = 10_000 / np.arange(1, len(popular) + 1)
+    items = items.set_column(items.column_names.index("count"), "count", pa.array(counts))
+    items = items.append_column("arrived", pa.array(np.where(np.arange(600) == hit, 0, ARRIVED + 1), pa.int64()))
+    found = Recommender(open_bundle(write_planted(tmp_path, world=WORLD, items=items)))
+    assert ask(found).items[0] == hit
+    assert hit not in ask(found, recency=1.0).items
+
+
 def test_recency_is_by_when_an_item_came(timed):
     standing = timed.items.by_arrival
     known = np.flatnonzero(ARRIVED >= 3)

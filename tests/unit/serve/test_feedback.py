@@ -146,7 +146,7 @@ def test_sent_again_it_counts_once(client: AppClient, store: SqliteEvents) -> No
     ("body", "words"),
     [
         ({"user": "u0", "item": "nope"}, "item: is not in the catalogue; nothing was kept"),
-        ({"events": [{"user": "u0", "item": "i1"}, {"user": "u0", "item": "nope"}]}, "events.1.item"),
+        ({"events": [{"user": "u0", "item": "i1"}, {"user": "u0", "item": "nope"}]}, "events[1].item"),
         ({"user": "u0"}, "item"),
         ({"user": 5, "item": "i1"}, "user"),
         ({"user": "", "item": "i1"}, "user"),
