@@ -8,11 +8,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Query = TypeVar("Query")
 Reply = TypeVar("Reply")
-_Waiting = tuple[Query, asyncio.Future[Reply]]
 
 # Turns of the event loop without a new request after which all that has arrived counts as queued: one turn reads the
 # sockets and starts the handlers, one runs them, one is in hand. As many lie between any two batches, or the answers of the
@@ -26,6 +25,33 @@ class Overloaded(Exception):  # noqa: N818 - said of the service
     def __init__(self, retry_after_s: int = 1) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class _Call(Generic[Reply]):
+    """The replies to one caller's queries: of a list of hundreds one future costs a tenth of one each."""
+
+    def __init__(self, count: int) -> None:
+        self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        self._replies: list[Reply] = [None] * count  # type: ignore[list-item]
+        self._missing = count
+
+    def reply(self, place: int, reply: Reply) -> None:
+        """To the query at a place of the caller's list."""
+        self._replies[place] = reply
+        self._missing -= 1
+        if not self._missing and not self.future.done():
+            self.future.set_result(self._replies)
+
+    def fail(self, error: Exception) -> None:
+        """The first failure is the whole call's."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class _Waiting(NamedTuple, Generic[Query, Reply]):
+    query: Query
+    call: _Call[Reply]
+    place: int
 
 
 class Batcher(Generic[Query, Reply]):
@@ -57,17 +83,19 @@ class Batcher(Generic[Query, Reply]):
 
         Raises Overloaded, at once, if they do not all fit in the queue. Cancelling drops what is not yet computed.
         """
-        return await asyncio.gather(*self.enqueue(queries))
+        return await self.enqueue(queries)
 
-    def enqueue(self, queries: Sequence[Query]) -> list[asyncio.Future[Reply]]:
+    def enqueue(self, queries: Sequence[Query]) -> asyncio.Future[list[Reply]]:
         """`submit`, for who waits for more than this: the replies to come."""
         self.require_room(len(queries))
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in queries]
-        self._queue.extend(zip(queries, futures, strict=True))
+        call = _Call[Reply](len(queries))
+        if not queries:
+            call.future.set_result([])
+            return call.future
+        self._queue.extend(_Waiting(query, call, place) for place, query in enumerate(queries))
         if self._drainer is None or self._drainer.done():
-            self._drainer = loop.create_task(self._drain())
-        return futures
+            self._drainer = asyncio.get_running_loop().create_task(self._drain())
+        return call.future
 
     def require_room(self, count: int) -> None:
         """Raises Overloaded where so many queries do not fit."""
@@ -107,28 +135,26 @@ class Batcher(Generic[Query, Reply]):
         """The next queries that somebody still waits for."""
         batch: list[_Waiting[Query, Reply]] = []
         while self._queue and len(batch) < self._max_batch:
-            query, future = self._queue.popleft()
-            if not future.done():
-                batch.append((query, future))
+            waiting = self._queue.popleft()
+            if not waiting.call.future.done():
+                batch.append(waiting)
         return batch
 
     async def _reply(self, batch: list[_Waiting[Query, Reply]]) -> None:
         try:
-            replies = await self._compute([query for query, _ in batch])
+            replies = await self._compute([waiting.query for waiting in batch])
         except Exception as error:
             await self._reply_one_by_one(batch, error)
             return
-        for (_, future), reply in zip(batch, replies, strict=True):
-            if not future.done():
-                future.set_result(reply)
+        for waiting, reply in zip(batch, replies, strict=True):
+            waiting.call.reply(waiting.place, reply)
 
     async def _reply_one_by_one(self, batch: list[_Waiting[Query, Reply]], error: Exception) -> None:
         if len(batch) == 1:
-            if not batch[0][1].done():
-                batch[0][1].set_exception(error)
+            batch[0].call.fail(error)
             return
-        for entry in batch:
-            await self._reply([entry])
+        for waiting in batch:
+            await self._reply([waiting])
 
     async def _compute(self, queries: list[Query]) -> Sequence[Reply]:
         if self._executor is None:

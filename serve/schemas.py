@@ -64,11 +64,11 @@ class RecommendRequest(_In):
     """How many items; fewer come back only where fewer are left."""
     exclude_seen: bool | None = None
     """Leave out what he has taken; left out: as the bundle says."""
-    exclude: list[Id] = Field([], max_length=MAX_LIST)
+    exclude: list[Id] = Field(default_factory=list, max_length=MAX_LIST, json_schema_extra={"default": []})
     """Items that must not come."""
     allow: list[Id] | None = Field(None, max_length=MAX_LIST)
     """Only these items may come."""
-    filter: dict[Column, ColumnFilter] = Field({}, max_length=MAX_FILTERS)
+    filter: dict[Column, ColumnFilter] = Field(default_factory=dict, max_length=MAX_FILTERS, json_schema_extra={"default": {}})
     """By column of the catalogue (`/v1/bundle` names them): only items that meet all of it may come."""
     mode: Literal["auto", "ann", "exact"] = "auto"
     """How to search: approximately, exactly, or as the bundle's measured recall allows."""

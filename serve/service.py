@@ -128,8 +128,8 @@ class Service:
             self.batcher.require_room(len(others))  # or the slow ones would be computed for nobody
         with _told(slow=True):
             coming = self.explainer.enqueue(slow)
-        replies = await asyncio.gather(*coming, *self.batcher.enqueue(others))  # nothing ran in between: there is room
-        told, plain = iter(replies[: len(slow)]), iter(replies[len(slow) :])
+        both = await asyncio.gather(coming, self.batcher.enqueue(others))  # nothing ran in between: there is room
+        told, plain = map(iter, both)
         return [next(told) if _is_slow(request) else next(plain) for request in requests]
 
     async def similar(self, item_id: str, k: int) -> Json:

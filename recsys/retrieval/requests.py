@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from recsys.errors import RequestError
 
 Mode = Literal["auto", "ann", "exact"]
+MODES = get_args(Mode)
 ServedBy = Literal["ann", "exact", "popular"]
 Value = str | int | float | bool
 LARGEST_RATING = 1_000_000  # beyond it scores could overflow
@@ -121,8 +122,8 @@ def check(request: Request) -> None:
     """Raises RequestError for what cannot be answered, saying what to send instead."""
     if not _is_int(request.k) or request.k < 1:
         raise RequestError("bad_k", f"k is {request.k!r}: ask for at least 1 item.")
-    if request.mode not in get_args(Mode):
-        raise RequestError("bad_mode", f"mode is {request.mode!r}: use one of {', '.join(get_args(Mode))}.")
+    if request.mode not in MODES:
+        raise RequestError("bad_mode", f"mode is {request.mode!r}: use one of {', '.join(MODES)}.")
     if not (request.user is None or isinstance(request.user, str)):
         raise RequestError("bad_user", "user: send the id as a string.")
     for name in ("exclude", "allow"):
@@ -130,8 +131,9 @@ def check(request: Request) -> None:
         if not (ids is None and name == "allow") and not _are_strings(ids):
             raise RequestError(f"bad_{name}", f"{name}: send a list of item ids, as strings.")
     for name, least in DIALS.items():
-        if not _is_between(getattr(request, name), least, 1):
-            raise RequestError(f"bad_{name}", f"{name} is {getattr(request, name)!r}: send a number from {least} to 1.")
+        value = getattr(request, name)
+        if value != 0 and not _is_between(value, least, 1):
+            raise RequestError(f"bad_{name}", f"{name} is {value!r}: send a number from {least} to 1.")
     for event in request.history or ():
         _check_event(event)
 
@@ -160,4 +162,4 @@ def _is_between(value: Any, least: float, most: float) -> bool:
 
 
 def _are_strings(values: Any) -> bool:
-    return isinstance(values, (tuple, list)) and all(isinstance(value, str) for value in values)
+    return values == () or (isinstance(values, (tuple, list)) and all(isinstance(value, str) for value in values))

@@ -164,20 +164,21 @@ class Searcher:
         seen = compressed([queries[place].hidden for place in places])
         vectors_BD = _stacked(queries, places)
         ids_BK, scores_BK = top_k(vectors_BD, self._vectors_ND, size, seen=seen, never=self._never, products=self._products)
-        return {
-            place: self._cut(queries[place], ids, scores, told)
-            for place, ids, scores in zip(places, ids_BK, scores_BK, strict=True)
-        }
+        return dict(zip(places, self._cut([queries[place] for place in places], ids_BK, scores_BK, told), strict=True))
 
-    def _cut(self, query: Query, ids: Items, scores: NDArray[np.float32], told: _Told) -> Found:
-        end = min(query.k, int((ids != NOTHING).sum()))
-        return Found(ids[:end], scores[:end], "exact", self._reason(query, told))
+    def _cut(self, queries: Sequence[Query], ids_BK: Items, scores_BK: NDArray[np.float32], told: _Told) -> list[Found]:
+        ends = (ids_BK != NOTHING).sum(axis=1).tolist()
+        ends = [min(query.k, end) for query, end in zip(queries, ends, strict=True)]
+        return [
+            Found(ids[:end], scores[:end], "exact", self._reason(query, told))
+            for query, end, ids, scores in zip(queries, ends, ids_BK, scores_BK, strict=True)
+        ]
 
     def _among(self, query: Query, candidates: Items, told: _Told) -> Found:
         if len(candidates) <= FEW:
             return Found(*order(_vector(query), self._vectors_ND, candidates, query.k), "exact", self._reason(query, told))
         ids_BK, scores_BK = top_k(_vector(query)[None], self._vectors_ND, query.k, allowed=candidates)
-        return self._cut(query, ids_BK[0], scores_BK[0], told)
+        return self._cut([query], ids_BK, scores_BK, told)[0]
 
     def _reason(self, query: Query, told: _Told) -> str | None:
         """Why the exact path, where that needs saying: not to who asked for it, nor where it is simply the better one."""

@@ -150,7 +150,7 @@ def test_what_is_in_line_is_answered_whoever_waits_for_it_and_when() -> None:
         coming = batcher.enqueue([1, 2])
         with pytest.raises(Overloaded):
             batcher.enqueue([3, 4])
-        assert await asyncio.gather(*coming) == [2, 4] and double.batches == [[1, 2]]
+        assert await coming == [2, 4] and double.batches == [[1, 2]]
 
     asyncio.run(scenario())
 
