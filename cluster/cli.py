@@ -402,6 +402,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless told.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of each, or a part of one; unset: those here.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Which bundle, where the root holds several.")] = None,
     profile: Annotated[
         str, typer.Option(help="laptop, or production: HAProxy, several times faster, needs --host beyond loopback; JSON logs.")
@@ -417,7 +418,7 @@ def serve(
 
     told = {"host": host, "port": port, "replicas": replicas, "events": events, "open": open_}
     told |= {} if keys is None else {"keys": str(keys.resolve())}
-    told |= {} if ingress is None else {"ingress": ingress}
+    told |= {name: value for name, value in {"ingress": ingress, "gpus": gpus}.items() if value is not None}
     args = make_args(profile, bundles=str(bundles.resolve()), name=name, **told)
     run(args, ready=console.say_serving)
 

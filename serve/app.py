@@ -4,6 +4,7 @@ serve run serve.app:build bundles=/srv/bundles          on any Ray; addresses co
 recsys serve /srv/bundles                               starts Ray and Serve here, and stops them again
 """
 
+import importlib.util
 import logging
 import math
 import os
@@ -96,6 +97,7 @@ def build(args: ServeArgs) -> ray_serve.Application:
         max_constructor_retry_count=3,
         ray_actor_options={
             "num_cpus": args.cpus,
+            "num_gpus": args.gpus or 0,
             # Ray would set the threads of BLAS and OpenMP by num_cpus.
             "runtime_env": {"env_vars": {name: str(args.threads) for name in THREAD_VARIABLES}},
         },
@@ -150,12 +152,23 @@ def serving(args: ServeArgs, *, owns_process: bool = False) -> Iterator[str]:
     Recommender(open_bundle(resolve(Path(args.bundles), args.name)))
     with _ray(args) as ours, _serve(args, goes_with_ray=ours and args.ingress == "ray"):
         try:
-            ray_serve.run(build(args), name=APP_NAME, route_prefix="/")
+            ray_serve.run(build(_with_gpus(args) if ours else args), name=APP_NAME, route_prefix="/")
             yield url_of(args)
         finally:
             if ours and owns_process:
                 end_without_ray(ray.get_runtime_context().gcs_address)
             ray_serve.delete(APP_NAME)  # lets requests under way finish
+
+
+def _with_gpus(args: ServeArgs) -> ServeArgs:
+    """What each replica can have of the GPUs that Ray found here: one, or what part there is for it. Raises ConfigError where
+    more is told, for which replicas would wait for ever."""
+    found = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    if args.gpus is None and importlib.util.find_spec("torch") is not None:
+        return args.model_copy(update={"gpus": min(1.0, math.floor(1000 * found / args.replicas) / 1000)})
+    if (args.gpus or 0) * args.replicas > found:
+        raise ConfigError(f"gpus: {args.replicas} replicas with {args.gpus:g} each, but Ray sees {found:g} here. Leave it out.")
+    return args
 
 
 def _tell_if_away(store: EventStore) -> None:

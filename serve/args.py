@@ -51,6 +51,9 @@ class ServeArgs(BaseModel):
     """Processes that answer; on one host they share the bundle's memory."""
     cpus: float = Field(1, gt=0)
     """Logical CPUs a replica reserves."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs a replica reserves, or what part of one; then it searches there, exactly, through all items. Unset: those of this
+    machine, where `recsys serve` starts Ray itself and PyTorch is installed, else none."""
     threads: int = Field(1, ge=1)
     """Threads a replica computes with."""
     max_k: int = Field(1000, ge=1, le=100_000)

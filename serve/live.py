@@ -136,7 +136,7 @@ class Live:
             raise BundleError(next((bad.why for bad in self._bad.values() if bad.version == folder.name), "It was bad before."))
         try:
             found = self._opened(folder)
-        except RecsysError:
+        except BundleError:
             self._bad_state[folder] = state
             raise
         self._bad_state.pop(folder, None)
@@ -151,7 +151,8 @@ class Live:
     def _opened(self, folder: Path) -> Recommender:
         """Opened, its golden queries answered, and what is made once made, so that no request waits for it."""
         bundle = open_bundle(folder)
-        recommender = Recommender(bundle, audit=_audit_of(bundle, self._args))
+        device = "cuda" if self._args.gpus else None
+        recommender = Recommender(bundle, audit=_audit_of(bundle, self._args), device=device)
         recommender.warm()
         return recommender
 

@@ -33,11 +33,20 @@ class Recommender:
     eligible items are left after what is hidden, `k` come back, by (-score, item).
     """
 
-    def __init__(self, bundle: Bundle, *, known_until: KnownUntil | None = None, audit: Audit | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        known_until: KnownUntil | None = None,
+        audit: Audit | None = None,
+        device: str | None = None,
+    ) -> None:
         """known_until: cut known users' histories before validation or test, for evaluation; unset: as the bundle says. audit:
-        watches the index while it serves; what it finds then shows in answers.
+        watches the index while it serves; what it finds then shows in answers. device: PyTorch's name of a GPU on which to
+        search exactly, such as cuda; unset: the processor.
 
-        Raises BundleError where the bundle does not answer its golden queries as it did when it was made.
+        Raises ConfigError where there is no such device, BundleError where the bundle does not answer its golden queries as it
+        did when it was made.
         """
         whole = bundle
         if bundle.manifest.index is not None and is_exact(bundle.manifest.index):
@@ -46,7 +55,7 @@ class Recommender:
         self.items = Catalogue(bundle.items)
         self._tastes = Tastes(bundle, self.items, known_until or bundle.manifest.known_until)
         self._columns = Columns(bundle.items, np.sort(bundle.popular) if bundle.indexed is None else bundle.indexed)
-        self._searcher = None if bundle.item_vectors is None else Searcher(bundle, audit)
+        self._searcher = None if bundle.item_vectors is None else Searcher(bundle, audit, device)
         golden.check(bundle, self.recommend)
         golden.check_index(whole)
         if bundle.item_vectors is not None and self.bundle.index is None:

@@ -7,17 +7,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle.read import Bundle
+from recsys.errors import ConfigError
 from recsys.retrieval import ann
 from recsys.retrieval.audit import Audit
+from recsys.retrieval.catalogue import NO_ITEMS
 from recsys.retrieval.filters import Items, bucket, compressed, contains, without
 from recsys.retrieval.requests import ServedBy
 from recsys.retrieval.topk import NOTHING, order, orders, top_k
+
+if TYPE_CHECKING:
+    from recsys.retrieval.gpu import GpuSearch
 
 FEW = 4096  # so many allowed items are scored one by one, faster than anything cleverer
 MOST_FETCHED = 4096  # candidates the index is asked for; a request that hides more is answered exactly
@@ -55,22 +60,26 @@ class _Told(NamedTuple):
 
     why_exact: str | None = None
     degraded: str | None = None
+    prefers_exact: bool = False  # the index is asked by who names it alone
 
 
 class Searcher:
     """Answers queries with a vector from the item vectors and the index of a bundle."""
 
-    def __init__(self, bundle: Bundle, audit: Audit | None = None) -> None:
-        """audit: watches what the index misses; without, it is trusted as it was measured at export."""
+    def __init__(self, bundle: Bundle, audit: Audit | None = None, device: str | None = None) -> None:
+        """audit: watches what the index misses; without, it is trusted as it was measured at export. device: where exact
+        search multiplies, PyTorch's name for it: then it takes less time than the index, and misses nothing. Raises ConfigError
+        where there is none such."""
         assert bundle.item_vectors is not None and bundle.indexed is not None and bundle.manifest.index is not None
         self._index, self._report, self._indexed = bundle.index, bundle.manifest.index, bundle.indexed
         self._vectors_ND = bundle.item_vectors
         self._never = without(np.arange(len(self._vectors_ND)), self._indexed)
         self._listed_N = np.zeros(len(self._vectors_ND), bool)
         self._listed_N[self._indexed] = True
-        self._told = _Told(_why_exact(bundle))
-        self._products = ann.products_of(self._vectors_ND, self._indexed, self._report)
-        self.audit = audit if self._told.why_exact is None else None
+        self._gpu = None if device is None else gpu_search(self._vectors_ND, self._never, device)
+        self._told = _Told(_why_exact(bundle), prefers_exact=self._gpu is not None)
+        self._products = ann.products_of(self._vectors_ND, self._indexed, self._report) if self._gpu is None else None
+        self.audit = None if self._told.why_exact or self._gpu is not None else audit
 
     def search(self, queries: Sequence[Query]) -> list[Found]:
         """A list for each query. If `k` eligible items exist, `k` are found, and no list depends on the other queries."""
@@ -146,7 +155,7 @@ class Searcher:
             kept = np.unique(candidates[candidates != NOTHING]).astype(np.int32)
             if len(kept) >= min(query.k, eligible):
                 return _by_index(*order(_vector(query), self._vectors_ND, kept, query.k), told)
-        return self._among(query, np.flatnonzero(may_N).astype(np.int32), told)
+        return self._among(query, may_N, told)
 
     def _may(self, query: Query) -> NDArray[np.bool_]:
         """[N] what may be listed: marks, since they cost less than looking up a hundred thousand items in one another."""
@@ -163,7 +172,10 @@ class Searcher:
     def _exact(self, queries: Sequence[Query], places: list[int], size: int, told: _Told) -> dict[int, Found]:
         seen = compressed([queries[place].hidden for place in places])
         vectors_BD = _stacked(queries, places)
-        ids_BK, scores_BK = top_k(vectors_BD, self._vectors_ND, size, seen=seen, never=self._never, products=self._products)
+        if self._gpu is not None:
+            ids_BK, scores_BK = self._gpu.top_k(vectors_BD, size, seen)
+        else:
+            ids_BK, scores_BK = top_k(vectors_BD, self._vectors_ND, size, seen=seen, never=self._never, products=self._products)
         return dict(zip(places, self._cut([queries[place] for place in places], ids_BK, scores_BK, told), strict=True))
 
     def _cut(self, queries: Sequence[Query], ids_BK: Items, scores_BK: NDArray[np.float32], told: _Told) -> list[Found]:
@@ -174,17 +186,32 @@ class Searcher:
             for query, end, ids, scores in zip(queries, ends, ids_BK, scores_BK, strict=True)
         ]
 
-    def _among(self, query: Query, candidates: Items, told: _Told) -> Found:
+    def _among(self, query: Query, may_N: NDArray[np.bool_], told: _Told) -> Found:
+        candidates = np.flatnonzero(may_N).astype(np.int32)
         if len(candidates) <= FEW:
             return Found(*order(_vector(query), self._vectors_ND, candidates, query.k), "exact", self._reason(query, told))
-        ids_BK, scores_BK = top_k(_vector(query)[None], self._vectors_ND, query.k, allowed=candidates)
+        if self._gpu is not None:
+            ids_BK, scores_BK = self._gpu.top_k(_vector(query)[None], query.k, compressed([NO_ITEMS]), may_N)
+        else:
+            ids_BK, scores_BK = top_k(_vector(query)[None], self._vectors_ND, query.k, allowed=candidates)
         return self._cut([query], ids_BK, scores_BK, told)[0]
 
     def _reason(self, query: Query, told: _Told) -> str | None:
         """Why the exact path, where that needs saying: not to who asked for it, nor where it is simply the better one."""
-        if query.mode == "exact" or (query.mode == "auto" and ann.is_exact(self._report)):
+        if query.mode == "exact" or (query.mode == "auto" and (told.prefers_exact or ann.is_exact(self._report))):
             return None
         return told.why_exact or (NARROWED if query.mode == "ann" else None)
+
+
+def gpu_search(items_ND: NDArray[np.float32], never: Items, device: str) -> "GpuSearch":
+    """Exact search on a device. Raises ConfigError where it cannot be."""
+    try:
+        from recsys.retrieval.gpu import GpuSearch  # loads torch, which nothing else here needs
+
+        return GpuSearch(items_ND, never, device)
+    except (ImportError, RuntimeError, AssertionError) as error:  # PyTorch's, of devices that are not there or full
+        why = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"search on {device}: {why}. Free it, or serve without it: --gpus 0.") from None
 
 
 def _by_index(items: Items, scores: NDArray[np.float32], told: _Told) -> Found:
@@ -192,7 +219,7 @@ def _by_index(items: Items, scores: NDArray[np.float32], told: _Told) -> Found:
 
 
 def _asks_index(query: Query, told: _Told) -> bool:
-    return told.why_exact is None and query.mode != "exact"
+    return told.why_exact is None and (query.mode == "ann" or (query.mode == "auto" and not told.prefers_exact))
 
 
 def _is_worth(candidates: int, items: int) -> bool:

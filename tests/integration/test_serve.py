@@ -252,6 +252,18 @@ def test_sigterm_ends_the_command_cleanly_and_frees_the_port(root: Path, tmp_pat
         httpx.get(f"{url}/healthz")
 
 
+def test_gpus_that_are_not_there_are_not_waited_for(root: Path) -> None:
+    script = (
+        "from recsys.errors import ConfigError; from serve.app import serving; from serve.args import ServeArgs\n"
+        "try:\n"
+        f"    with serving(ServeArgs(bundles={str(root)!r}, port=0, gpus=99)): pass\n"
+        "except ConfigError as error: print(error)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert "gpus: 1 replicas with 99 each, but Ray sees" in run.stdout, run.stderr[-3000:]
+
+
 def test_sigterm_to_ray_as_well_ends_the_command_at_once_and_says_what_to_do(root: Path, tmp_path: Path) -> None:
     with served_by_command(root, tmp_path / "log") as (process, _):
         os.killpg(process.pid, signal.SIGTERM)
