@@ -86,26 +86,29 @@ class Catalogue:
 
     def search(self, text: str, limit: int = 20) -> NDArray[np.int32]:
         """Items whose title holds `text`, whatever its case and accents: first where it begins the title, then where it
-        begins a word, then anywhere, and last those that hold its words in another order, each by how often the item was
-        watched. `text` is taken as it is: no pattern language."""
+        begins a word, then anywhere, and last those in which each of its words begins one, in whatever order; each by how often
+        the item was watched. `text` is taken as it is: no pattern language."""
         plain = " ".join(text.encode("utf-8", "ignore").decode().split())  # JSON may carry half a character
         wanted = _folded(pa.array([plain], pa.string()))[0].as_py()
         if not wanted.split():
             return np.zeros(0, np.int32)
-        held = reduce(pc.and_, (pc.match_substring(self._titles, word) for word in wanted.split()))
-        found = np.flatnonzero(held)
+        whole = pc.match_substring(self._titles, wanted)
+        in_words = reduce(pc.and_, (pc.match_substring(self._titles, " " + word) for word in wanted.split()))
+        found = np.flatnonzero(pc.or_(whole, in_words))
         titles = self._titles.take(pa.array(found))
-        places = pc.find_substring(titles, wanted).to_numpy()
-        begins_word = pc.match_substring(titles, " " + wanted).to_numpy(zero_copy_only=False)
-        grade = np.where(places == 0, 0, np.where(begins_word, 1, np.where(places > 0, 2, 3)))
+        of_word = pc.find_substring(titles, " " + wanted).to_numpy()
+        anywhere = pc.find_substring(titles, wanted).to_numpy()
+        grade = np.where(of_word == 0, 0, np.where(of_word > 0, 1, np.where(anywhere > 0, 2, 3)))
         best = np.lexsort((found, -self.counts[found], grade))[:limit]
         return found[best].astype(np.int32)
 
     @cached_property
     def _titles(self) -> pa.Array:
+        """Behind a space, as each of their words is."""
         ids = self.table.column(schema.ITEM_ID)
         titles = self.table.column(schema.TITLE) if schema.TITLE in self.table.column_names else ids
-        return _folded(pa.concat_arrays(pc.coalesce(titles, ids).chunks or [pa.array([], pa.string())]))
+        plain = _folded(pa.concat_arrays(pc.coalesce(titles, ids).chunks or [pa.array([], pa.string())]))
+        return pc.binary_join_element_wise("", plain, " ")
 
 
 def _folded(texts: pa.Array) -> pa.Array:

@@ -33,6 +33,7 @@ def of(titles):
         ("  the   matrix ", [1]),
         ("matrix the", [1]),  # in another order
         ("matrix nowhere", []),
+        ("trix the", []),  # the beginnings of words
         ("100% [", [5]),
         (".*", []),
         ("\ud800alien", [7, 3]),
