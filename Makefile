@@ -25,14 +25,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/recsys demo $(ARGS)
 
-# Whole services, clusters and browsers one after the other; all else two files at a time.
+# What starts no clusters first, since it is the quickest to fail; two files at a time, as each waits for much.
 APART := tests/integration tests/e2e
+TWO := --numprocesses 2 --dist loadfile
 
 # With ARGS="-k something" all are looked through at once: one of the two may have no such test.
 test: setup
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(APART:%=--ignore %) tests
-	$(BIN)/python -m pytest $(APART)
+	$(BIN)/python -m pytest $(TWO) $(APART:%=--ignore %) tests
+	$(BIN)/python -m pytest $(TWO) $(APART)
 else
 	$(BIN)/python -m pytest tests $(ARGS)
 endif

@@ -112,6 +112,8 @@ def _connect(config: ClusterConfig, workers: int, *, starts_ahead: bool) -> None
         else:
             _ensure_token_can_be_kept()
             _keep_freed_memory()
+            # One more process for each training, to learn that a node is to go: here there is but one, and it goes with us.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ahead: dict[str, Any] = {} if starts_ahead else {"_system_config": {"prestart_worker_first_driver": False}}
             ray.init(address="local", **_local_resources(config, workers), **ahead, **quiet)
     except (ConnectionError, OSError) as error:
