@@ -53,7 +53,7 @@ class Training:
             text=True,
         )
 
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 240) -> None:
         """Look again and again, as long as the run goes on."""
         deadline = time.monotonic() + seconds
         while not happened():
@@ -81,7 +81,7 @@ class Training:
         """Its processes whose command has `name`."""
         return below(psutil.Process(self.process.pid), name)
 
-    def finish(self, seconds: float = 240) -> "Ended":
+    def finish(self, seconds: float = 480) -> "Ended":
         """Its end."""
         out, err = self.process.communicate(timeout=seconds)
         ended = Ended(self.process.returncode, out, err, self.run)

@@ -13,7 +13,7 @@ from cluster.trainer import train
 from recsys.config import ClusterConfig, load_config
 from tests.datasets import last_two_held_out, planted_histories, write_dataset
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 GIANT = 1_000_000
 SEEDS, WORKERS = (0, 1), (1, 2, 4)

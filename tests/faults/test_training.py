@@ -23,7 +23,7 @@ from tests.datasets import planted_histories, write_dataset
 from tests.faults.runner import Ended, Training
 from tests.processes import below, end, free_ports
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 STEPS = 625  # of an epoch: 40,000 train events in batches of 64
 INTERVAL = 100  # steps between checkpoints

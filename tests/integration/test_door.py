@@ -19,7 +19,7 @@ from tests.bundles import planted, write_planted
 from tests.processes import command, free_ports, gone
 from tests.service import Service
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 KEY = "a-key-that-nobody-guesses"
 PATIENCE = 10  # ServeArgs.receive_timeout_s

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from cluster.runs import read_json, read_rows
@@ -15,7 +13,6 @@ from recsys.config import Config, load_config
 from recsys.errors import ConfigError, DataError
 from recsys.training import checkpoint
 from tests.datasets import planted_histories, write_dataset
-from tests.processes import below
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_for_two")]
 
@@ -60,26 +57,6 @@ def test_two_workers_learn_every_event_once_an_epoch_and_find_the_tastes(undistu
     assert undisturbed.test["ndcg@10"] > 2 * undisturbed.test_popularity["ndcg@10"]
     best = read_rows(undisturbed.folder)[undisturbed.best_epoch - 1]
     assert undisturbed.metrics == pytest.approx(best["metrics"])
-
-
-def test_a_worker_killed_mid_epoch_is_replaced_and_the_result_is_the_same(root, dataset, undisturbed):
-    killed = []
-
-    def kill_once(epoch: int, step: int, steps: int) -> None:
-        if epoch >= 2 and 0 < step < steps and not killed:
-            below(psutil.Process(), "RayTrainWorker")[-1].send_signal(signal.SIGKILL)
-            killed.append(step)
-
-    def after_epoch(row: dict) -> None:
-        kill_once(row["epoch"], 1, 2)
-
-    more = ("cluster.num_workers=2", "cluster.checkpoint_steps=2")
-    result = train(dataset, settings(root, *more), name="killed", on_step=kill_once, on_epoch=after_epoch)
-    assert killed and result.test == undisturbed.test
-    ours, theirs = (checkpoint.read_weights(run.folder / "best") for run in (result, undisturbed))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        np.testing.assert_array_equal(tensor, theirs[name], err_msg=name)
 
 
 def test_sampled_negatives_and_users_held_out_whole_and_the_micro_batch_found(root, tmp_path):

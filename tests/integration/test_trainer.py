@@ -1,9 +1,6 @@
 """Training on a real local Ray with two workers: complete, equal on all ranks, resumable, honest about failures."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -178,41 +175,6 @@ def test_two_workers_see_every_event_once_an_epoch_and_end_bit_equal(root, datas
 
 def train_workers() -> list[psutil.Process]:
     return below(psutil.Process(), "RayTrainWorker")
-
-
-def test_a_worker_killed_mid_epoch_is_replaced_and_the_result_is_the_same(root, dataset, undisturbed):
-    killed = []
-
-    def kill_once(row: dict) -> None:
-        if row["epoch"] == 2 and not killed:
-            victim = train_workers()[-1]
-            victim.send_signal(signal.SIGKILL)
-            killed.append(row["epoch"])
-
-    result = train(dataset, settings(root), name="killed", on_epoch=kill_once)
-    assert killed
-    assert [row["epoch"] for row in read_rows(result.folder)] == list(range(1, undisturbed.epochs + 1))
-    assert result.test == undisturbed.test
-    assert_same_weights(weights_of(result.folder), weights_of(undisturbed.folder))
-
-
-def test_a_killed_driver_is_resumed_by_the_same_command(root, dataset, undisturbed):
-    """With epochs enough that workers, who are ahead of what the driver tells, cannot be through when it is killed."""
-    longer = ("train.epochs=30", "train.patience=30", f"cluster.storage={root / 'runs'}")
-    sets = [part for setting in (*SETTINGS, *longer) for part in ("--set", setting)]
-    command = [sys.executable, str(ROOT / "train.py"), str(dataset), *sets, "--name", "driverless"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if json.loads(line).get("epoch") == 2:
-                first.kill()
-                break
-    again = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=200, check=True)
-    *told, last = map(json.loads, again.stdout.splitlines())
-    assert last["resumed_from"] >= 2 and [row["epoch"] for row in told] == list(range(last["resumed_from"] + 1, 31))
-    for row, expected in zip(read_rows(root / "runs" / "driverless"), read_rows(undisturbed.folder), strict=False):
-        assert (row["loss"], row["metrics"]) == (expected["loss"], expected["metrics"])
 
 
 def test_a_cut_shard_stops_the_run_at_once_as_a_data_error(root, tmp_path):
