@@ -23,6 +23,7 @@ from recsys.errors import ConfigError, RecsysError
 
 RAY_DATA_THREAD = "iter_threaded"
 """Ray Data's name for the threads that fetch what is iterated over; closing an iterator does not wait for them."""
+TOO_SLOW = "timed out during startup"
 PATIENCE = 10.0  # seconds
 MEANWHILE = ("recsys.models", "recsys.training.checkpoint", "recsys.evaluation.ranking", "recsys.retrieval.fold_in")
 """What training needs and takes long to load: PyTorch. Nothing of it loads Ray, as two threads must not load parts of one
@@ -115,10 +116,23 @@ def _connect(config: ClusterConfig, workers: int, *, starts_ahead: bool) -> None
             # One more process for each training, to learn that a node is to go: here there is but one, and it goes with us.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ahead: dict[str, Any] = {} if starts_ahead else {"_system_config": {"prestart_worker_first_driver": False}}
-            ray.init(address="local", **_local_resources(config, workers), **ahead, **quiet)
+            _start(address="local", **_local_resources(config, workers), **ahead, **quiet)
     except (ConnectionError, OSError) as error:
         raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
     _hush_ray_data()
+
+
+def _start(tries: int = 2, **options: Any) -> None:
+    """Ray gives its own helpers 15 s to start, whatever else the machine has to do (ray-project/ray#65983)."""
+    for left in reversed(range(tries)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray's own class for it
+            if TOO_SLOW not in str(error):
+                raise
+            if not left:
+                raise RecsysError(f"Ray did not start in time, {tries} times: this machine is too busy. Try again.") from error
 
 
 @contextmanager

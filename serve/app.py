@@ -47,6 +47,7 @@ RAYS_SETTINGS = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy is replaced after three in vain, which else takes half a minute
     **CALLBACK,
 }
+TOO_SLOW = "timed out during startup"
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 SWITCH_S = 0.0005
 """So long a thread that opens a bundle keeps answers waiting, each time they have waited for anything: a tenth of the usual."""
@@ -167,7 +168,7 @@ def _with_gpus(args: ServeArgs) -> ServeArgs:
     if args.gpus is None and importlib.util.find_spec("torch") is not None:
         return args.model_copy(update={"gpus": min(1.0, math.floor(1000 * found / args.replicas) / 1000)})
     if (args.gpus or 0) * args.replicas > found:
-        raise ConfigError(f"gpus: {args.replicas} replicas with {args.gpus:g} each, but Ray sees {found:g} here. Leave it out.")
+        raise ConfigError(f"gpus: {args.gpus:g} for each replica ({args.replicas}), but Ray sees {found:g} here. Leave it out.")
     return args
 
 
@@ -199,13 +200,26 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         with own_sigterm_kept():
-            ray.init(**({"address": address} if address else _local_ray(args)), **QUIET)
+            _start({"address": address} if address else _local_ray(args))
     except (ConnectionError, OSError) as error:
         raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
     try:
         yield not address
     finally:
         ray.shutdown()
+
+
+def _start(options: dict[str, Any], tries: int = 2) -> None:
+    """Ray gives its own helpers 15 s to start, whatever else the machine has to do (ray-project/ray#65983)."""
+    for left in reversed(range(tries)):
+        try:
+            ray.init(**options, **QUIET)
+            return
+        except Exception as error:  # Ray's own class for it
+            if TOO_SLOW not in str(error):
+                raise
+            if not left:
+                raise RecsysError(f"Ray did not start in time, {tries} times: this machine is too busy. Try again.") from error
 
 
 def _require_haproxy_flags(args: ServeArgs) -> None:

@@ -72,7 +72,8 @@ class Keys:
         digest = hashlib.sha256((presented or "").encode("utf-8", "surrogateescape")).digest()
         found = [(name, key) for name, key in self._current() if hmac.compare_digest(key.digest, digest)]
         if presented is None or not found:
-            raise Problem("unauthorized", "Send a key: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+            detail = "Send a key: Authorization: Bearer …" if presented is None else "This key is none of those that may ask."
+            raise Problem("unauthorized", detail, {"WWW-Authenticate": "Bearer"})
         return found[0]
 
     def _count(self, name: str, rate: float) -> None:

@@ -89,12 +89,12 @@ class NewEvent(_In):
     """His id; of whom nothing was known, something is from now on."""
     item: Id
     """The item's id, which must be in the catalogue."""
-    rating: float | None = Field(None, allow_inf_nan=False, ge=-1e6, le=1e6)
-    """In the data's own scale; left out: as if he liked it."""
+    rating: float | None = Field(None, allow_inf_nan=False, ge=0, le=1e6)
+    """In the data's own scale, never negative; left out: as if he liked it."""
     kind: str | None = Field(None, min_length=1, max_length=64)
     """What he did, such as `view`; it is kept beside the event and has no effect."""
-    time: int | None = Field(None, ge=-INT64, lt=INT64)
-    """Unix seconds; left out: now."""
+    time: int | None = Field(None, ge=0, lt=INT64)
+    """Unix seconds, not of a day to come; left out: now."""
     id: Id | None = None
     """Names the event, among those of all users: sent again, of whomever, it counts once. Left out: one is made, and sending
     again is another event."""

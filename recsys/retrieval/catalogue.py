@@ -13,7 +13,8 @@ from recsys.data import schema
 from recsys.retrieval.rerank import log_standing, standing
 
 NO_ITEMS = np.zeros(0, np.int32)
-MARKS = r"\p{M}+"  # accents, once letters are decomposed
+MARKS = r"[\p{M}'’]+"  # accents, once letters are decomposed, and apostrophes
+BETWEEN = r"[^\p{L}\p{N}]+"
 
 
 class Catalogue:
@@ -88,9 +89,9 @@ class Catalogue:
         """Items whose title holds `text`, whatever its case and accents: first where it begins the title, then where it
         begins a word, then anywhere, and last those in which each of its words begins one, in whatever order; each by how often
         the item was watched. `text` is taken as it is: no pattern language."""
-        plain = " ".join(text.encode("utf-8", "ignore").decode().split())  # JSON may carry half a character
-        wanted = _folded(pa.array([plain], pa.string()))[0].as_py()
-        if not wanted.split():
+        plain = text.encode("utf-8", "ignore").decode()  # JSON may carry half a character
+        wanted = _folded(pa.array([plain], pa.string()))[0].as_py().strip()
+        if not wanted:
             return np.zeros(0, np.int32)
         whole = pc.match_substring(self._titles, wanted)
         in_words = reduce(pc.and_, (pc.match_substring(self._titles, " " + word) for word in wanted.split()))
@@ -108,9 +109,10 @@ class Catalogue:
         ids = self.table.column(schema.ITEM_ID)
         titles = self.table.column(schema.TITLE) if schema.TITLE in self.table.column_names else ids
         plain = _folded(pa.concat_arrays(pc.coalesce(titles, ids).chunks or [pa.array([], pa.string())]))
-        return pc.binary_join_element_wise("", plain, " ")
+        return pc.binary_join_element_wise("", pc.utf8_trim_whitespace(plain), " ")
 
 
 def _folded(texts: pa.Array) -> pa.Array:
-    """Lower case without accents."""
-    return pc.utf8_lower(pc.replace_substring_regex(pc.utf8_normalize(texts, "NFKD"), MARKS, ""))
+    """Lower case without accents and apostrophes, a space for whatever stands between words."""
+    plain = pc.utf8_lower(pc.replace_substring_regex(pc.utf8_normalize(texts, "NFKD"), MARKS, ""))
+    return pc.replace_substring_regex(plain, BETWEEN, " ")

@@ -12,7 +12,9 @@ from serve.events.event import LiveEvent, StoreError
 from serve.events.feed import Feed
 from serve.problems import Problem
 
-NAMED = 10  # unknown items of one body that an answer names
+NAMED = 10  # of the bad events of one body, those that an answer names
+DAY = 86_400
+"""Seconds by which a clock may be wrong: one event of a far year would be the newest for ever."""
 
 
 async def keep(feed: Feed | None, value: Any, catalogues: Sequence[Catalogue]) -> dict[str, Any]:
@@ -40,6 +42,12 @@ def _events(value: Any, catalogues: Sequence[Catalogue]) -> list[LiveEvent]:
     if unknown:
         where = [f"events[{place}].item" if several else "item" for place in unknown[:NAMED]]
         raise problems.invalid([{"where": each, "what": "is not in the catalogue; nothing was kept"} for each in where])
+    latest = int(time.time()) + DAY
+    early = [place for place, event in enumerate(sent) if event.time is not None and event.time > latest]
+    if early:
+        what = "is more than a day ahead: send Unix seconds, not milliseconds; nothing was kept"
+        where = [f"events[{place}].time" if several else "time" for place in early[:NAMED]]
+        raise problems.invalid([{"where": each, "what": what} for each in where])
     return [_named(event) for event in sent]
 
 

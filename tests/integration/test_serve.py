@@ -261,7 +261,7 @@ def test_gpus_that_are_not_there_are_not_waited_for(root: Path) -> None:
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
-    assert "gpus: 1 replicas with 99 each, but Ray sees" in run.stdout, run.stderr[-3000:]
+    assert "gpus: 99 for each replica (1), but Ray sees" in run.stdout, run.stderr[-3000:]
 
 
 def test_sigterm_to_ray_as_well_ends_the_command_at_once_and_says_what_to_do(root: Path, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def of(titles):
         ("matrix the", [1]),  # in another order
         ("matrix nowhere", []),
         ("trix the", []),  # the beginnings of words
+        ("1986 aliens", [3]),  # whatever stands between words
+        ("al'iens", [3]),
         ("100% [", [5]),
         (".*", []),
         ("\ud800alien", [7, 3]),
