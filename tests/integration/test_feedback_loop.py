@@ -65,7 +65,7 @@ def listed(url: str, user: str, k: int = 12) -> list[str]:
 
 
 def send(url: str, user: str, item: str, event: str) -> None:
-    sent = {"user": user, "item": item, "time": 1_700_000_000, "id": event}
+    sent = {"user": user, "item": item, "time": int(time.time()), "id": event}
     assert httpx.post(f"{url}/v1/events", json=sent).json()["ids"] == [event]
 
 
