@@ -413,14 +413,14 @@ def serve(
     events: Annotated[str, typer.Option(help="Where events go: auto, none, a file, redis, redis://HOST:PORT/0.")] = "auto",
 ) -> None:
     """Answer over HTTP until Ctrl-C."""
-    from serve.app import run
+    from serve.app import metrics_url, run
     from serve.args import make_args
 
     told = {"host": host, "port": port, "replicas": replicas, "events": events, "open": open_}
     told |= {} if keys is None else {"keys": str(keys.resolve())}
     told |= {name: value for name, value in {"ingress": ingress, "gpus": gpus}.items() if value is not None}
     args = make_args(profile, bundles=str(bundles.resolve()), name=name, **told)
-    run(args, ready=console.say_serving)
+    run(args, ready=lambda url: console.say_serving(url, metrics_url()))
 
 
 @app.command()

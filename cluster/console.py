@@ -124,9 +124,10 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
-def say_serving(url: str) -> None:
-    """Where to look, once the service answers."""
-    say(f"Serving on {url} (page: {url}/, API: {url}/docs). Ctrl-C stops.")
+def say_serving(url: str, metrics: str | None = None) -> None:
+    """Where to look, once the service answers. metrics: where those of this host are, for Prometheus."""
+    told = f", metrics: {metrics}" if metrics else ""
+    say(f"Serving on {url} (page: {url}/, API: {url}/docs{told}). Ctrl-C stops.")
 
 
 def print_json(value: Any) -> None:

@@ -185,6 +185,13 @@ def url_of(args: ServeArgs) -> str:
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{args.port}"
 
 
+def metrics_url() -> str | None:
+    """Where Ray tells the metrics of this host, seen from it; None where it does not say."""
+    here = ray.get_runtime_context().get_node_id()
+    ports = [node.get("MetricsExportPort") for node in ray.nodes() if node["NodeID"] == here]  # type: ignore[no-untyped-call]
+    return f"http://127.0.0.1:{ports[0]}/metrics" if ports and ports[0] else None
+
+
 @contextmanager
 def _ray(args: ServeArgs) -> Iterator[bool]:
     """Ray for the time of a `with`: joined, or started and shut down. Whether it was started."""

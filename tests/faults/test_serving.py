@@ -162,7 +162,8 @@ def test_s4_ten_times_the_load_is_refused_and_what_is_answered_stays(door: str, 
         f"then recovered after {after.recovered(0):.1f} s"
     )
     assert set(flood.failed) == {503}
-    assert flood.per_second >= 0.6 * peak  # .73 to .80 where nothing else runs: docs/reliability.md
+    # .73 to .80 through Ray's proxy, all of it through HAProxy, where nothing else runs: docs/reliability.md
+    assert flood.per_second >= (0.8 if door == "haproxy" else 0.6) * peak
     assert after.recovered(0) <= 6
 
 
