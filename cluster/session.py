@@ -19,11 +19,10 @@ import ray
 from ray.data import DataContext
 
 from recsys.config import ClusterConfig
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, ray_started
 
 RAY_DATA_THREAD = "iter_threaded"
 """Ray Data's name for the threads that fetch what is iterated over; closing an iterator does not wait for them."""
-TOO_SLOW = "timed out during startup"
 PATIENCE = 10.0  # seconds
 MEANWHILE = ("recsys.models", "recsys.training.checkpoint", "recsys.evaluation.ranking", "recsys.retrieval.fold_in")
 """What training needs and takes long to load: PyTorch. Nothing of it loads Ray, as two threads must not load parts of one
@@ -106,33 +105,21 @@ def _connect(config: ClusterConfig, workers: int, *, starts_ahead: bool) -> None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": os.environ.get("RAY_LOG_TO_DRIVER") == "1"}
     address = os.environ.get("RAY_ADDRESS")
-    try:
+
+    def join_or_start() -> None:
         if address:
             _knock(address)
             ray.init(address=address, **quiet)
-        else:
-            _ensure_token_can_be_kept()
-            _keep_freed_memory()
-            # One more process for each training, to learn that a node is to go: here there is but one, and it goes with us.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            ahead: dict[str, Any] = {} if starts_ahead else {"_system_config": {"prestart_worker_first_driver": False}}
-            _start(address="local", **_local_resources(config, workers), **ahead, **quiet)
-    except (ConnectionError, OSError) as error:
-        raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
-    _hush_ray_data()
-
-
-def _start(tries: int = 2, **options: Any) -> None:
-    """Ray gives its own helpers 15 s to start, whatever else the machine has to do (ray-project/ray#65983)."""
-    for left in reversed(range(tries)):
-        try:
-            ray.init(**options)
             return
-        except Exception as error:  # Ray's own class for it
-            if TOO_SLOW not in str(error):
-                raise
-            if not left:
-                raise RecsysError(f"Ray did not start in time, {tries} times: this machine is too busy. Try again.") from error
+        _ensure_token_can_be_kept()
+        _keep_freed_memory()
+        # One more process for each training, to learn that a node is to go: here there is but one, and it goes with us.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        ahead: dict[str, Any] = {} if starts_ahead else {"_system_config": {"prestart_worker_first_driver": False}}
+        ray.init(address="local", **_local_resources(config, workers), **ahead, **quiet)
+
+    ray_started(join_or_start, address)
+    _hush_ray_data()
 
 
 @contextmanager

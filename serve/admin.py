@@ -94,7 +94,7 @@ def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of
 
 def _switched(live: Live, version: str | None) -> str:
     folder = _watched(live)
-    with _told(folder):
+    with _told(live):
         told = store.rollback(folder, Recommender) if version is None else store.promote(folder, version, Recommender)
     live.look()
     _refuse_unless(live, live.served.recommender.bundle.version == told)
@@ -103,7 +103,7 @@ def _switched(live: Live, version: str | None) -> str:
 
 def _with_canary(live: Live, version: str | None, share: float) -> None:
     folder = _watched(live)
-    with _told(folder):
+    with _told(live):
         store.set_canary(folder, version, share, Recommender)
     live.look()
     canary = live.served.canary
@@ -123,12 +123,11 @@ def _refuse_unless(live: Live, taken: bool) -> None:
 
 
 @contextmanager
-def _told(folder: FilePath) -> Iterator[None]:
-    """Errors as callers see them: not where the bundles lie here."""
+def _told(live: Live) -> Iterator[None]:
     try:
         yield
     except RecsysError as error:
-        raise _refused(str(error).replace(f"{folder.parent}/", "")) from None
+        raise _refused(live.without_paths(str(error))) from None
     except OSError as error:
         raise _refused(f"the bundles' folder cannot be written here ({error.strerror})") from None
 

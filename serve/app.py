@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ray.serve import config, context
 
 from recsys.bundle.read import open_bundle
 from recsys.bundle.store import resolve
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, ray_started
 from recsys.retrieval.recommender import Recommender
 from recsys.retrieval.requests import Request
 from serve.args import ServeArgs
@@ -47,7 +48,6 @@ RAYS_SETTINGS = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy is replaced after three in vain, which else takes half a minute
     **CALLBACK,
 }
-TOO_SLOW = "timed out during startup"
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 SWITCH_S = 0.0005
 """So long a thread that opens a bundle keeps answers waiting, each time they have waited for anything: a tenth of the usual."""
@@ -205,28 +205,12 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
     if not os.environ[VARIABLE].isdecimal():
         raise ConfigError(f"${VARIABLE} is {os.environ[VARIABLE]!r}: set it to a number of questions, or unset it.")
     address = os.environ.get("RAY_ADDRESS")
-    try:
-        with own_sigterm_kept():
-            _start({"address": address} if address else _local_ray(args))
-    except (ConnectionError, OSError) as error:
-        raise RecsysError(f"Ray at {address or 'this machine'} cannot be reached or started: {error}") from error
+    with own_sigterm_kept():
+        ray_started(partial(ray.init, **({"address": address} if address else _local_ray(args)), **QUIET), address)
     try:
         yield not address
     finally:
         ray.shutdown()
-
-
-def _start(options: dict[str, Any], tries: int = 2) -> None:
-    """Ray gives its own helpers 15 s to start, whatever else the machine has to do (ray-project/ray#65983)."""
-    for left in reversed(range(tries)):
-        try:
-            ray.init(**options, **QUIET)
-            return
-        except Exception as error:  # Ray's own class for it
-            if TOO_SLOW not in str(error):
-                raise
-            if not left:
-                raise RecsysError(f"Ray did not start in time, {tries} times: this machine is too busy. Try again.") from error
 
 
 def _require_haproxy_flags(args: ServeArgs) -> None:

@@ -49,24 +49,24 @@ def told_to_stop() -> Iterator[Stop]:
     try:
         yield stop
     except SystemExit:  # Ray's own handler, while it starts, has the bare number for a code
-        _end_by(time.monotonic() + STARTED_S)
+        _end_within(STARTED_S)
         raise SystemExit(128 + signal.SIGTERM) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _end_by(deadline: float) -> None:
+def _end_within(seconds: float) -> None:
     def end() -> None:
-        time.sleep(max(deadline - time.monotonic(), 0))
+        time.sleep(seconds)
         os._exit(128 + signal.SIGTERM)
 
-    threading.Thread(target=end, name="end-by", daemon=True).start()
+    threading.Thread(target=end, name="end-within", daemon=True).start()
 
 
 @contextmanager
 def own_sigterm_kept() -> Iterator[None]:
-    """Ray puts a handler of its own in place of ours when it starts: one that waits half a minute for it does not know what."""
+    """Ray puts a handler of its own in place of ours when it starts, which first drains its node, for up to half a minute."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -87,6 +87,10 @@ class Live:
             self._look_for_canary(folder)
             return self.served != before
 
+    def without_paths(self, text: str) -> str:
+        """For callers: not where the bundles lie here."""
+        return text.replace(f"{self._root}/", "").replace(str(self._root), self._root.name)
+
     def watch(self) -> None:
         """Look every `watch_s` seconds, in a thread, until `stop`."""
         if self._args.watch_s:
@@ -143,7 +147,7 @@ class Live:
         return found
 
     def _reject(self, role: str, version: str, why: str) -> None:
-        bad = Rejected(version=version, why=why.replace(f"{self._root}/", ""))  # callers see it: not where it lies here
+        bad = Rejected(version=version, why=self.without_paths(why))
         if self._bad.get(role) != bad:
             log.error("%s is not taken, what was served goes on: %s", version, why)
         self._bad[role] = bad

@@ -144,7 +144,7 @@ class _Column:
         last = len(items) if most is None else int(np.searchsorted(sorted_values, most, "right"))
         return np.sort(items[first : max(first, last)])
 
-    @property
+    @cached_property
     def _sort(self) -> str:
         kind = self._dictionary.type
         if pa.types.is_boolean(kind):

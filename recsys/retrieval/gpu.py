@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recsys.retrieval.filters import Items, bucket
 from recsys.retrieval.products import Float32Products, off_by
-from recsys.retrieval.topk import NOTHING, Floats, Seen, orders, top_k
+from recsys.retrieval.topk import NOTHING, Floats, Seen, of_queries, orders, top_k
 
 MORE = 16  # candidates beyond those wanted: the worst of them must be worse than the last wanted by more than rounding
 AT_ONCE = 1 << 26  # scores: 256 MB
@@ -39,7 +39,7 @@ class GpuSearch:
         ids_BK, scores_BK = orders(queries_BD, self._items_ND, candidates_BC, k)
         unsure = self._unsure(queries_BD, told_BC, scores_BK)
         if len(unsure):
-            ids_BK[unsure], scores_BK[unsure] = self._on_processor(queries_BD[unsure], k, _of(seen, unsure), may_N)
+            ids_BK[unsure], scores_BK[unsure] = self._on_processor(queries_BD[unsure], k, of_queries(seen, unsure), may_N)
         return ids_BK, scores_BK
 
     def _candidates(
@@ -81,10 +81,3 @@ class GpuSearch:
 
     def _sent(self, array: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(np.array(array)).to(self._device)
-
-
-def _of(seen: Seen, queries: NDArray[np.intp]) -> Seen:
-    """What is hidden from some queries."""
-    offsets, items = seen
-    parts = [items[offsets[query] : offsets[query + 1]] for query in queries]
-    return np.cumsum([0, *map(len, parts)]), np.concatenate(parts)

@@ -68,15 +68,15 @@ class Searcher:
 
     def __init__(self, bundle: Bundle, audit: Audit | None = None, device: str | None = None) -> None:
         """audit: watches what the index misses; without, it is trusted as it was measured at export. device: where exact
-        search multiplies, PyTorch's name for it: then it takes less time than the index, and misses nothing. Raises ConfigError
-        where there is none such."""
+        search multiplies, PyTorch's name for it: then the index, which misses things, is left to who names it. Raises
+        ConfigError where there is none such."""
         assert bundle.item_vectors is not None and bundle.indexed is not None and bundle.manifest.index is not None
         self._index, self._report, self._indexed = bundle.index, bundle.manifest.index, bundle.indexed
         self._vectors_ND = bundle.item_vectors
         self._never = without(np.arange(len(self._vectors_ND)), self._indexed)
         self._listed_N = np.zeros(len(self._vectors_ND), bool)
         self._listed_N[self._indexed] = True
-        self._gpu = None if device is None else gpu_search(self._vectors_ND, self._never, device)
+        self._gpu = None if device is None else _gpu_search(self._vectors_ND, self._never, device)
         self._told = _Told(_why_exact(bundle), prefers_exact=self._gpu is not None)
         self._products = ann.products_of(self._vectors_ND, self._indexed, self._report) if self._gpu is None else None
         self.audit = None if self._told.why_exact or self._gpu is not None else audit
@@ -203,7 +203,7 @@ class Searcher:
         return told.why_exact or (NARROWED if query.mode == "ann" else None)
 
 
-def gpu_search(items_ND: NDArray[np.float32], never: Items, device: str) -> "GpuSearch":
+def _gpu_search(items_ND: NDArray[np.float32], never: Items, device: str) -> "GpuSearch":
     """Exact search on a device. Raises ConfigError where it cannot be."""
     try:
         from recsys.retrieval.gpu import GpuSearch  # loads torch, which nothing else here needs

@@ -58,7 +58,7 @@ def top_k(
     for first in range(0, len(queries_BD) if k else 0, QUERIES):
         part = slice(first, first + QUERIES)
         chunk_BD = np.ascontiguousarray(queries_BD[part], np.float32)
-        hidden = _of(seen or _nothing(len(queries_BD)), np.arange(first, first + len(chunk_BD)))
+        hidden = of_queries(seen or _nothing(len(queries_BD)), np.arange(first, first + len(chunk_BD)))
         _search(chunk_BD, items_ND, k, hidden, never, products, ids_BK[part], scores_BK[part])
     return ids_BK, scores_BK
 
@@ -139,7 +139,7 @@ def _search(
     crowded = candidates.fill(ids_BK, scores_BK)
     if len(crowded):
         ids_CK, scores_CK = ids_BK[crowded], scores_BK[crowded]
-        _search(queries_BD[crowded], items_ND, k, _of(hidden, crowded), never, products.finer, ids_CK, scores_CK)
+        _search(queries_BD[crowded], items_ND, k, of_queries(hidden, crowded), never, products.finer, ids_CK, scores_CK)
         ids_BK[crowded], scores_BK[crowded] = ids_CK, scores_CK
 
 
@@ -319,7 +319,7 @@ def _nothing(count: int) -> Seen:
     return np.zeros(count + 1, np.int64), np.zeros(0, np.int32)
 
 
-def _of(seen: Seen, queries: Places) -> Seen:
+def of_queries(seen: Seen, queries: Places) -> Seen:
     """What is hidden from some queries."""
     offsets, items = seen
     parts = [items[offsets[query] : offsets[query + 1]] for query in queries]

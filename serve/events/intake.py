@@ -39,16 +39,18 @@ def _events(value: Any, catalogues: Sequence[Catalogue]) -> list[LiveEvent]:
     several = isinstance(value, dict) and "events" in value
     sent = problems.checked(schemas.NewEvents, value).events if several else [problems.checked(schemas.NewEvent, value)]
     unknown = [place for place, event in enumerate(sent) if all(items.number(event.item) is None for items in catalogues)]
-    if unknown:
-        where = [f"events[{place}].item" if several else "item" for place in unknown[:NAMED]]
-        raise problems.invalid([{"where": each, "what": "is not in the catalogue; nothing was kept"} for each in where])
+    _refuse(unknown, several, "item", "is not in the catalogue")
     latest = int(time.time()) + DAY
     early = [place for place, event in enumerate(sent) if event.time is not None and event.time > latest]
-    if early:
-        what = "is more than a day ahead: send Unix seconds, not milliseconds; nothing was kept"
-        where = [f"events[{place}].time" if several else "time" for place in early[:NAMED]]
-        raise problems.invalid([{"where": each, "what": what} for each in where])
+    _refuse(early, several, "time", "is more than a day ahead: send Unix seconds, not milliseconds")
     return [_named(event) for event in sent]
+
+
+def _refuse(places: Sequence[int], several: bool, field: str, what: str) -> None:
+    """Raises Problem for the events in these places, if there are any."""
+    where = [f"events[{place}].{field}" if several else field for place in places[:NAMED]]
+    if where:
+        raise problems.invalid([{"where": each, "what": f"{what}; nothing was kept"} for each in where])
 
 
 def _named(sent: schemas.NewEvent) -> LiveEvent:

@@ -91,5 +91,5 @@ def test_a_recommender_answers_alike_with_an_index_or_without(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ConfigError, match=r"search on cuda: .* serve without it: --gpus 0"):
-        Recommender(open_bundle(write_planted(tmp_path)), device="cuda")
+    with pytest.raises(ConfigError, match=r"search on cuda:99: .* serve without it: --gpus 0"):
+        Recommender(open_bundle(write_planted(tmp_path)), device="cuda:99")
