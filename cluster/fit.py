@@ -6,6 +6,7 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cluster.keeper import KEPT
 from cluster.own_errors import StopOnOwnErrors
 from cluster.session import takes_gpu
 from cluster.task import Task
@@ -44,15 +45,15 @@ def trainer(task: Task) -> TorchTrainer:
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers,  # type: ignore[arg-type]  # [least, most] is elastic
-            use_gpu=gpu,
+            num_workers=cluster.num_workers,  # type: ignore[arg-type]  # [least, most] is elastic, 0 this process
+            use_gpu=gpu and not cluster.in_process,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
         ),
         run_config=RunConfig(
             name=task.folder.name,
             storage_path=str(task.folder.parent),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # the same
             callbacks=[StopOnOwnErrors()],  # type: ignore[list-item]  # the same
         ),

@@ -21,6 +21,8 @@ from recsys.training.loop import EpochStats
 from recsys.training.utilisation import Utilisation
 
 PROGRESS_SECONDS = 0.5
+KEPT = 2
+"""Checkpoints of a run that are kept."""
 AGREE_STEPS = 8
 """Workers agree on whether to write a checkpoint or to stop every so many steps: a message costs a small step's time."""
 PREEMPTION_SECONDS = 5.0
@@ -45,7 +47,7 @@ class Keeper:
         if share.leads:
             _remove_later(self.folder, saved.name if saved else "")
         if saved is not None and not told:
-            _report(saved, {"epoch": state.epoch, "step": state.step})
+            self._report(saved, {"epoch": state.epoch, "step": state.step})
 
     def begin(self, epoch: Epoch, busy: Utilisation) -> None:
         """An epoch begins, or goes on; busy: to be sampled meanwhile."""
@@ -123,7 +125,18 @@ class Keeper:
             self._failed(name, error)
             return
         self.saved = time.monotonic()
-        _report(self.folder / name, told)
+        self._report(self.folder / name, told)
+
+    def _report(self, saved: Path, told: dict[str, Any]) -> None:
+        """Tell Ray of a checkpoint, so that it removes those before it, and this one in its turn."""
+        ray.train.report(
+            told,
+            checkpoint=ray.train.Checkpoint.from_directory(str(saved)),
+            checkpoint_dir_name=saved.name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+        if self.cluster.in_process:  # nobody is there who would
+            _remove_earlier(self.folder)
 
     def _failed(self, name: str, error: OSError) -> None:
         self.saved = time.monotonic()  # not again at the next step
@@ -167,19 +180,20 @@ def _name(epoch: int, step: int) -> str:
     return f"{CHECKPOINT}{epoch:05d}_{step:07d}"
 
 
-def _report(saved: Path, told: dict[str, Any]) -> None:
-    """Tell Ray of a checkpoint, so that it removes those before it, and this one in its turn."""
-    ray.train.report(
-        told,
-        checkpoint=ray.train.Checkpoint.from_directory(str(saved)),
-        checkpoint_dir_name=saved.name,
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-    )
-
-
 def _remove_later(folder: Path, saved: str) -> None:
     """Checkpoints after the one that is gone on from ("": none): they were never written to the end. Somebody's copies stay."""
     last = _place(saved) or (-1, -1)
-    for path in folder.glob(f"{CHECKPOINT}*/"):
-        if (place := _place(path.name)) and place > last:
+    for place, path in _checkpoints(folder):
+        if place > last:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_earlier(folder: Path) -> None:
+    """All checkpoints but the last."""
+    for _, path in _checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """By epoch and step."""
+    return sorted((place, path) for path in folder.glob(f"{CHECKPOINT}*/") if (place := _place(path.name)))

@@ -6,7 +6,7 @@ import platform
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,7 @@ class Share:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.leads = self.rank == 0
         self.workers_on_host = context.get_local_world_size()
-        self.hardware = hardware.choose(
-            task.config.train, device=ray.train.torch.get_device(), workers_on_host=self.workers_on_host
-        )
+        self.hardware = hardware.choose(task.config.train, device=self._device(), workers_on_host=self.workers_on_host)
         self.manifest = read_manifest(task.dataset)
         self.validates = task.border == schema.VALID and self.manifest.segments[schema.VALID] > 0
         self.tests = task.measure_test and task.border != schema.END and self.manifest.segments[schema.TEST] > 0
@@ -74,6 +72,13 @@ class Share:
         self.alive: Callable[[], None] = lambda: None
         self.events: SparseEvents | None = None  # held where a model alternates
         self._begun: tuple[tuple[int, tuple[Leg, ...]], Epoch] | None = None
+        self._sources: dict[bool, tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]] = {}
+
+    def _device(self) -> torch.device:
+        if not self.config.cluster.in_process:
+            return ray.train.torch.get_device()
+        gpu = self.config.cluster.use_gpu != "no" and torch.cuda.is_available()
+        return torch.device("cuda" if gpu else "cpu")
 
     @cached_property
     def files(self) -> list[UserFile]:
@@ -214,9 +219,13 @@ class Share:
         done = sum(leg.steps for leg in legs)
         return Epoch(done, done - own + len(sizes), read_from, batches, parts)
 
-    @cache  # noqa: B019 - a worker has one share, for as long as it lives
     def source(self, whole_rows: bool) -> tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]:
         """Where this worker's epochs come from, and what reads them: its memory where its shards fit, else Ray Data."""
+        if whole_rows not in self._sources:
+            self._sources[whole_rows] = self._find_source(whole_rows)
+        return self._sources[whole_rows]
+
+    def _find_source(self, whole_rows: bool) -> tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]:
         cluster = self.config.cluster
         reads: dict[str, Any] = {"whole_rows": whole_rows, "border": self.task.border}
         holds = fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows)

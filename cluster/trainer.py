@@ -100,7 +100,8 @@ def train(
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
         if not before.finished:
             workers = "1 worker" if config.cluster.most_workers == 1 else f"{config.cluster.most_workers} workers"
-            watch.note(f"Run {folder}: starting Ray and {workers}, which takes a while.")
+            started = "Ray" if config.cluster.in_process else f"Ray and {workers}"
+            watch.note(f"Run {folder}: starting {started}, which takes a while.")
             with session(config.cluster, only_trains=True):
                 asked = (refit_epochs, begin_from, refit_until, rates, measure_test, teacher)
                 _run(Task(dataset, folder, config, reader_cpus(config.cluster), *asked), watch)

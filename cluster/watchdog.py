@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ EXIT_CODE = 86
 @contextmanager
 def watching(folder: Path, rank: int, seconds: float) -> Iterator[Callable[[], None]]:
     """For a `with`: gives what to call when work has been done. Not called for so many seconds, the process writes all its
-    stacks to `stacks-rank<n>.txt` in `folder` and ends at once; Ray then starts the worker group again.
+    stacks to `stacks-rank<n>.txt` in `folder` and ends at once; Ray then starts the worker group again, where there is one.
     """
     last, over = [time.monotonic()], threading.Event()
 
@@ -38,8 +39,10 @@ def watching(folder: Path, rank: int, seconds: float) -> Iterator[Callable[[], N
 
 def _end(stacks: Path, seconds: float) -> None:
     try:
+        told = f"No step for {seconds:g} seconds (cluster.stall_seconds)"
+        print(f"{told}: ended, with stacks in {stacks}.", file=sys.stderr, flush=True)
         with stacks.open("w") as file:
-            file.write(f"No step for {seconds:g} seconds (cluster.stall_seconds).\n")
+            file.write(f"{told}.\n")
             file.flush()
             faulthandler.dump_traceback(file)
     finally:  # whether or not the disk has room for them

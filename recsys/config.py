@@ -295,8 +295,9 @@ class EncoderConfig(Section):
 class ClusterConfig(Section):
     """Where it runs and how it streams."""
 
-    num_workers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = 1
-    """Training workers; they change speed, not quality. [least, most]: as many as there is room for, also when nodes go."""
+    num_workers: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = 1
+    """Training workers; they change speed, not quality. [least, most]: as many as there is room for, also when nodes go.
+    0: none, the command's own process trains, which begins sooner, and is not started again when it breaks."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """Whether a worker takes a GPU; auto: if the cluster has one for each."""
     cpus_per_worker: float = Field(1, gt=0)
@@ -341,14 +342,19 @@ class ClusterConfig(Section):
         return self.prefetch if self.prefetch is not None else max(1, min(readers, room))
 
     @property
+    def in_process(self) -> bool:
+        """Whether the command's own process trains. It counts as one worker."""
+        return self.num_workers == 0
+
+    @property
     def least_workers(self) -> int:
         """Fewest workers to train with."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+        return max(self.num_workers, 1) if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
     def most_workers(self) -> int:
         """Most workers to train with."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+        return max(self.num_workers, 1) if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 class Config(Section):

@@ -246,12 +246,11 @@ def test_similar_titles_open_over_the_page_and_escape_closes_them(visitor: Visit
 
 
 def test_hostile_titles_are_only_text(visitor: Visitor, site: Site) -> None:
-    for text in ("<img", "<script", "svg", "javascript:"):
-        visitor.search(text)
-        wanted = [title for title in HOSTILE if text in title]
-        visitor.sees("#found .title", wanted)
+    for title in HOSTILE:
+        visitor.search(title)
+        visitor.sees("#found .title", [title])
         visitor.click(visitor.one("#found input"))
-        WebDriverWait(visitor.driver, 15).until(lambda _, wanted=wanted: wanted[0] in visitor.texts("#liked .title"))
+        WebDriverWait(visitor.driver, 15).until(lambda _, title=title: title in visitor.texts("#liked .title"))
     visitor.click(visitor.one("#cards .open"))
     WebDriverWait(visitor.driver, 15).until(lambda _: len(visitor.all("#similar-cards li")) == 8)
     assert (

@@ -25,6 +25,7 @@ SETTINGS = (
     "model.dim=12",
     "train.threads=1",
     "train.epochs=6",
+    "cluster.num_workers=0",
     "cluster.readers=1",
     f"cluster.object_store_bytes={100 << 20}",
 )

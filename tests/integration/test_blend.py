@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 # The first has a weight for certain, so that a blend holds an encoder.
 MODELS = {"sasrec": ("model.max_length=12", "model.blocks=1", "train.batch_size=16"), "mf": (), "ials": (), "spectral": ()}
 KINDS = {"sasrec": ("onnx", "history"), "mf": ("softmax", "table"), "ials": ("ridge", "table"), "spectral": ("sum", "history")}
-SETTINGS = ("model.dim=6", "train.threads=1", "train.epochs=4", "cluster.readers=1")
+SETTINGS = ("model.dim=6", "train.threads=1", "train.epochs=4", "cluster.num_workers=0", "cluster.readers=1")
 
 
 def noisy() -> Histories:

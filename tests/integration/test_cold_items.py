@@ -23,7 +23,7 @@ GENRES, ITEMS, TRAINED, USERS, WATCHED = 4, 97, 60, 240, 8
 NAMELESS = ITEMS - 1
 MODEL = ("model.name=two_tower", "model.dim=12", "model.max_length=6", "model.heads=2", "model.attribute_items=1")
 TRAIN = ("train.epochs=5", "train.batch_size=32", "train.learning_rate=0.01", "train.precision=fp32", "train.threads=1")
-SMALL = ("cluster.readers=1", f"cluster.object_store_bytes={100 << 20}", "train.micro_batch=256")
+SMALL = ("cluster.num_workers=0", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}", "train.micro_batch=256")
 ATTRIBUTES = 'model.attributes=["genres"]'
 GENRE_OF = [[f"genre {number % GENRES}"] for number in range(NAMELESS)] + [[]]
 

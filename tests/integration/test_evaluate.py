@@ -24,7 +24,8 @@ from tests.datasets import planted_histories, write_dataset
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
 SETTINGS = ("model.dim=16", "model.negatives=32", "train.batch_size=64", "train.learning_rate=0.03", "train.precision=fp32")
-SMALL = ("train.threads=1", "train.epochs=2", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
+HERE = ("cluster.num_workers=0", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
+SMALL = ("train.threads=1", "train.epochs=2", *HERE)
 STRANGERS, ITEMS = 4, 96
 
 

@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 HISTORIES = planted_histories()
 USERS = len(HISTORIES)
 SETTINGS = ("model.dim=16", "model.negatives=32", "train.batch_size=64", "train.learning_rate=0.03", "train.precision=fp32")
-SMALL = ("train.threads=1", "train.epochs=2", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
+HERE = ("cluster.num_workers=0", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
+SMALL = ("train.threads=1", "train.epochs=2", *HERE)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ ITEMS, MAX_LENGTH = 50, 6
 BLOCKS = ("model.block=transformer", "model.blocks=1", "model.heads=2")  # of which one can be pruned
 MODEL = ("model.name=sasrec", "model.dim=12", f"model.max_length={MAX_LENGTH}", *BLOCKS)
 TRAIN = ("train.epochs=4", "train.batch_size=32", "train.learning_rate=0.01", "train.precision=fp32", "train.threads=1")
-SMALL = ("cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
+SMALL = ("cluster.num_workers=0", "cluster.readers=1", f"cluster.object_store_bytes={100 << 20}")
 
 
 def round_and_round(users: int = 200, seed: int = 0) -> Histories:

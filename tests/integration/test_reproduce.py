@@ -37,6 +37,7 @@ SETTINGS = (
     "train.precision=fp32",
     "train.threads=1",
     "train.epochs=2",
+    "cluster.num_workers=0",
     "cluster.readers=1",
     f"cluster.object_store_bytes={100 << 20}",
 )
@@ -167,6 +168,7 @@ micro_batch = 256
 threads = 1
 precision = "fp32"
 [cluster]
+num_workers = 0
 readers = 1
 object_store_bytes = 104857600
 """

@@ -29,6 +29,7 @@ SETTINGS = (
     "train.threads=1",
     "train.micro_batch=64",
     "train.epochs=6",
+    "cluster.num_workers=0",
     "cluster.readers=1",
     "cluster.window_events=500",
     "cluster.mix_shards=4",

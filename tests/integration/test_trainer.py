@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from safetensors.numpy import load_file, save_file
 
 from cluster import worker
+from cluster.keeper import KEPT
 from cluster.runs import read_rows
 from cluster.session import session
 from cluster.share import Share
@@ -120,10 +121,22 @@ def test_one_worker_learns_as_well_as_two(alone, undisturbed):
     assert read_rows(alone.folder)[0]["steps"] == read_rows(undisturbed.folder)[0]["steps"]
 
 
-def test_more_epochs_go_on_from_the_last(root, dataset, alone):
+@pytest.fixture(scope="module")
+def here(root, dataset) -> RunResult:
+    """Trained by this very process."""
+    return train(dataset, settings(root, "cluster.num_workers=0"), name="here")
+
+
+def test_this_process_learns_the_same_as_one_worker_to_the_bit(alone, here):
+    assert_same_weights(weights_of(here.folder), weights_of(alone.folder))
+    assert (here.metrics, here.test) == (alone.metrics, alone.test)
+    kept = [sorted(path.name for path in run.folder.glob("checkpoint_*/")) for run in (here, alone)]
+    assert kept[0] == kept[1] and len(kept[0]) == KEPT
+
+
+def test_more_epochs_go_on_from_the_last(root, dataset, here):
     told = []
-    more = settings(root, "cluster.num_workers=1", "train.epochs=7")
-    longer = train(dataset, more, name="alone", on_epoch=told.append)
+    longer = train(dataset, settings(root, "cluster.num_workers=0", "train.epochs=7"), name="here", on_epoch=told.append)
     assert (longer.epochs, longer.resumed_from) == (7, 6)
     assert [row["epoch"] for row in told] == [7]
 
@@ -202,10 +215,10 @@ def test_a_run_begins_from_an_earlier_one_by_string_ids(root, tmp_path, undistur
                   item_ids=[f"i{i}" for i in range(80)])  # fmt: skip
     histories, users, ids = grown(HISTORIES, new_users=24)
     write_dataset(tmp_path / "new", histories, shards=5, user_ids=users, item_ids=ids)
-    first = train(tmp_path / "old", settings(root), name="first")
+    first = train(tmp_path / "old", settings(root, "cluster.num_workers=0"), name="first")
     barely = ("train.learning_rate=1e-9", "train.epochs=1")
     warm = train(tmp_path / "new", settings(root, *barely), name="warm", begin_from=first.folder)
-    cold = train(tmp_path / "new", settings(root, *barely), name="cold")
+    cold = train(tmp_path / "new", settings(root, *barely, "cluster.num_workers=0"), name="cold")
     assert warm.test["ndcg@10"] > 0.85 * first.test["ndcg@10"] > 2 * cold.test["ndcg@10"]
     weights, optimizers = checkpoint.read_everything(warm.folder / "best")
     old, _ = checkpoint.read_everything(first.folder / "best")
@@ -231,11 +244,11 @@ def test_users_held_out_whole_are_answered_from_their_history(root, tmp_path):
     """A split by user: the model never trained on them, and still knows their taste."""
     roles = (["train"] * 24 + ["valid"] * 8 + ["test"] * 8) * 6
     write_dataset(tmp_path / "dataset", HISTORIES, shards=6, row_group_events=120, roles=roles)
-    result = train(tmp_path / "dataset", settings(root, "cluster.num_workers=1"), name="by-user")
+    result = train(tmp_path / "dataset", settings(root, "cluster.num_workers=0"), name="by-user")
     assert result.test["ndcg@10"] > 3 * result.test_popularity["ndcg@10"]
 
 
 def test_refitting_learns_from_all_segments_and_measures_nothing(root, dataset):
-    result = train(dataset, settings(root, "cluster.num_workers=1"), name="refit", refit_epochs=2)
+    result = train(dataset, settings(root, "cluster.num_workers=0"), name="refit", refit_epochs=2)
     assert result.epochs == 2 and not result.metrics and not result.test
     assert [row["events"] for row in read_rows(result.folder)] == [len(HISTORIES.item)] * 2
