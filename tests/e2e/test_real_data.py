@@ -26,8 +26,8 @@ def test_movietweetings_from_zip_to_recommendations(recsys: Recsys, real_data: P
 def test_popularity_among_the_stored_negatives_of_ncf(recsys: Recsys, real_data: Path, tmp_path: Path) -> None:
     """HR@10 .4538 and NDCG@10 .2543, as measured by another program on the same files."""
     recsys("prepare", real_data / "ncf-ml-1m.zip", tmp_path / "dataset", "--set", "data.valid_fraction=0.0")
-    storage = f"cluster.storage={tmp_path / 'runs'}"
-    recsys("train", tmp_path / "dataset", "--set", storage, "--set", "model.name=popularity", "--name", "popular")
+    where = ("--set", "cluster.num_workers=0", "--set", f"cluster.storage={tmp_path / 'runs'}")
+    recsys("train", tmp_path / "dataset", *where, "--set", "model.name=popularity", "--name", "popular")
     told = json.loads(recsys("evaluate", tmp_path / "runs" / "popular", "--protocol", "negatives", "--json").stdout)
     assert (told["users"], told["events"], told["strangers"]) == (6_040, 6_040, 0)
     assert told["metrics"]["hr@10"]["value"] == pytest.approx(0.4538, abs=5e-5)

@@ -17,7 +17,8 @@ from serve.args import ServeArgs
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]  # it learns three times, by the command
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = ("--set", "model.name=spectral", "--set", "model.dim=4", "--set", "train.epochs=2", "--set", "model.trend_days=0")
+CHOSEN = ("model.name=spectral", "model.dim=4", "train.epochs=2", "model.trend_days=0", "cluster.num_workers=0")
+SETTINGS = tuple(word for setting in CHOSEN for word in ("--set", setting))
 
 
 @pytest.fixture(scope="module")
