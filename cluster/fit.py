@@ -1,5 +1,6 @@
 """Ray Train's part of a training: a TorchTrainer round `worker.train_on_worker`."""
 
+import logging
 import os
 from typing import Any
 
@@ -33,7 +34,10 @@ class _Trainer(TorchTrainer):
 
 def trainer(task: Task) -> TorchTrainer:
     """For one run; `fit` starts its workers, and again those that die."""
-    cluster, gpu = task.config.cluster, takes_gpu(task.config.cluster)
+    cluster = task.config.cluster
+    gpu = not cluster.in_process and takes_gpu(cluster)
+    if cluster.in_process:  # Ray would print each report
+        logging.getLogger("ray.train").setLevel(logging.WARNING)
     # The controller looks after its workers as often as this: it decides how soon an end or a death is noticed.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if cluster.least_workers < cluster.most_workers:
@@ -46,7 +50,7 @@ def trainer(task: Task) -> TorchTrainer:
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers,  # type: ignore[arg-type]  # [least, most] is elastic, 0 this process
-            use_gpu=gpu and not cluster.in_process,
+            use_gpu=gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
         ),
         run_config=RunConfig(

@@ -28,6 +28,7 @@ from recsys.data import schema
 from recsys.data.dataset import UserFile, read_manifest
 from recsys.data.histories import Histories, Pairs
 from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_sizes
+from recsys.errors import ConfigError
 from recsys.evaluation import ranking
 from recsys.evaluation.candidates import candidates
 from recsys.evaluation.ranking import RankingSums
@@ -77,6 +78,8 @@ class Share:
     def _device(self) -> torch.device:
         if not self.config.cluster.in_process:
             return ray.train.torch.get_device()
+        if self.config.cluster.use_gpu == "yes" and not torch.cuda.is_available():
+            raise ConfigError("cluster.use_gpu = yes, but PyTorch finds no GPU here. Set auto, or let a worker train.")
         gpu = self.config.cluster.use_gpu != "no" and torch.cuda.is_available()
         return torch.device("cuda" if gpu else "cpu")
 
@@ -228,7 +231,9 @@ class Share:
     def _find_source(self, whole_rows: bool) -> tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]:
         cluster = self.config.cluster
         reads: dict[str, Any] = {"whole_rows": whole_rows, "border": self.task.border}
-        holds = fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows)
+        holds = not self.task.streams or fit_in_memory(
+            self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows
+        )
         readers = cluster.readers_on(self.hardware.threads)
         room = ahead_room(memory().free, None if holds else cluster.object_store_bytes, self.workers_on_host)
         reads |= {"readers": readers, "prefetch": cluster.prefetch_on(readers, room)}

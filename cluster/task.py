@@ -20,7 +20,7 @@ class Task:
     refit_epochs: train for so many epochs, without validation, on what is before `refit_until`: train and validation (`test`)
     or all segments (`end`). refit_rates: the learning rate of each of these epochs; unset: the config's. measure_test: whether
     the result says what the model is worth on test, if it has not learnt from it. begin_from, teacher: folders of finished
-    runs, to begin from and to learn from.
+    runs, to begin from and to learn from. streams: False where no Ray is there to stream shards, and memory holds them.
     """
 
     dataset: Path
@@ -33,6 +33,7 @@ class Task:
     refit_rates: tuple[float, ...] | None = None
     measure_test: bool = True
     teacher: Path | None = None
+    streams: bool = True
 
     @property
     def epochs(self) -> int:

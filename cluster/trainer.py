@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session
 from cluster.task import RefitUntil, Task, unusual
-from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, settled
+from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, ClusterConfig, Config, check_model, settled
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
@@ -99,16 +99,31 @@ def train(
         before = runs.claim(folder, dataset, manifest, config, refit_epochs, begin_from, more)
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
         if not before.finished:
-            workers = "1 worker" if config.cluster.most_workers == 1 else f"{config.cluster.most_workers} workers"
-            started = "Ray" if config.cluster.in_process else f"Ray and {workers}"
-            watch.note(f"Run {folder}: starting {started}, which takes a while.")
-            with session(config.cluster, only_trains=True):
-                asked = (refit_epochs, begin_from, refit_until, rates, measure_test, teacher)
-                _run(Task(dataset, folder, config, reader_cpus(config.cluster), *asked), watch)
+            asked = (refit_epochs, begin_from, refit_until, rates, measure_test, teacher)
+            with _ray(manifest, config.cluster, watch) as cpus:
+                streams = cpus is not None
+                _run(Task(dataset, folder, config, cpus or 0, *asked, streams=streams), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
         elif not (folder / runs.CURVES).exists():  # the start before was killed before it had drawn them
             _draw(folder, config, watch)
     return _result(folder, before, time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _ray(manifest: DatasetManifest, cluster: ClusterConfig, watch: "_Watch") -> Iterator[float | None]:
+    """For a `with`: Ray. Gives the CPUs that a task reserves which reads for a worker; None without Ray, where this process
+    trains, and holds all in memory."""
+    if cluster.in_process:
+        from cluster.held import fit_in_memory
+
+        if fit_in_memory(manifest.user_files, cluster.hold_bytes, 1, whole_rows=True):
+            yield None
+            return
+    workers = "1 worker" if cluster.most_workers == 1 else f"{cluster.most_workers} workers"
+    started = "Ray" if cluster.in_process else f"Ray and {workers}"
+    watch.note(f"Run {watch.folder}: starting {started}, which takes a while.")
+    with session(cluster, only_trains=True):
+        yield reader_cpus(cluster)
 
 
 def _draw(folder: Path, config: Config, watch: "_Watch") -> None:

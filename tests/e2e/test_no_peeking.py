@@ -18,7 +18,8 @@ def test_changing_test_events_leaves_every_parameter_as_it_was(
     change_last_events(sample, tmp_path / "sample")
     recsys("prepare", tmp_path / "sample", tmp_path / "dataset")
     where = ("--set", "cluster.num_workers=0", "--set", f"cluster.storage={tmp_path / 'runs'}")
-    recsys("train", tmp_path / "dataset", *QUICK, *where, "--name", "second")
+    told = recsys("train", tmp_path / "dataset", *QUICK, *where, "--name", "second")
+    assert "local mode" not in told.stderr and "starting Ray" not in told.stdout + told.stderr  # which nobody needs here
     first, second = parameters(way["run"] / "best"), parameters(tmp_path / "runs" / "second" / "best")
     assert first.keys() == second.keys() and first
     assert all(np.array_equal(first[name], second[name]) for name in first)

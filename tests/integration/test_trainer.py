@@ -134,6 +134,12 @@ def test_this_process_learns_the_same_as_one_worker_to_the_bit(alone, here):
     assert kept[0] == kept[1] and len(kept[0]) == KEPT
 
 
+def test_this_process_streams_what_it_may_not_hold(root, dataset, here):
+    streamed = train(dataset, settings(root, "cluster.num_workers=0", "cluster.hold_bytes=0"), name="streamed")
+    assert {row["read_from"] for row in read_rows(streamed.folder)} == {"files"}
+    assert_same_weights(weights_of(streamed.folder), weights_of(here.folder))
+
+
 def test_more_epochs_go_on_from_the_last(root, dataset, here):
     told = []
     longer = train(dataset, settings(root, "cluster.num_workers=0", "train.epochs=7"), name="here", on_epoch=told.append)
