@@ -13,7 +13,7 @@ bundle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List
 
 @bundle_app.command("list")
 def bundle_list(bundles: Annotated[Path, typer.Argument(help="Root folder of bundles.")] = Path("bundles")) -> None:
-    """The bundles under a root, newest last; the one served, and a canary, are marked."""
+    """The bundles under a root, newest last; the one to be served, and a canary, are marked."""
     from recsys.bundle import store
 
     if not bundles.is_dir():
@@ -21,7 +21,7 @@ def bundle_list(bundles: Annotated[Path, typer.Argument(help="Root folder of bun
     listed = store.listing(bundles)
     if not listed:
         raise BundleError(f"{bundles}: no bundles here. Make one: recsys export RUN {bundles}")
-    marks = ["served" if b.current else f"canary, {b.canary:.1%}" if b.canary else "" for b in listed]
+    marks = ["current" if b.current else f"canary, {b.canary:.1%}" if b.canary else "" for b in listed]
     rows = [(b.name, b.version, mark, b.model, b.items, b.users) for b, mark in zip(listed, marks, strict=True)]
     console.print_rows(
         f"Bundles in {bundles}", ("name", "version", "", "model", "items", "users"), rows, right=("items", "users")

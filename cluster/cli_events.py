@@ -32,7 +32,8 @@ def events_roll(
         made, away = roll(opened, out, unrated=unrated), elsewhere(opened, out)
     for path in made:
         print(path)
-    console.err.print(f"{len(made)} new files." if made else "Nothing has come since the last time.", markup=False)
+    new = "1 new file." if len(made) == 1 else f"{len(made)} new files."
+    console.err.print(new if made else "Nothing has come since the last time.", markup=False)
     if away:
         told = f"{away} files of events before are not in {out}: they were rolled to another folder, or moved since."
         console.err.print(f"{told} What reads this folder alone learns nothing from them.", markup=False)

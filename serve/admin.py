@@ -84,7 +84,7 @@ def add_admin(app: FastAPI, live: Callable[[], Live], feed: Feed | None, body_of
     async def forget(user_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH)]) -> Response:
         """Keep none of the events that came of a user while serving."""
         if feed is None:
-            raise Problem("no_events", "This service keeps none.")
+            raise Problem("events_off", "So there are none of this user.")
         try:
             return answered({"events": await asyncio.to_thread(feed.forget, user_id)})
         except StoreError:

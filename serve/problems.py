@@ -16,6 +16,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "unauthorized": (401, "A key is needed"),
     "forbidden": (403, "This key may not do that"),
     "not_found": (404, "There is nothing at this address"),
+    "events_off": (404, "This service keeps no events"),
     "unknown_item": (404, "No such item"),
     "unknown_user": (404, "No such user"),
     "method_not_allowed": (405, "This address does not do that"),

@@ -24,7 +24,7 @@ async def keep(feed: Feed | None, value: Any, catalogues: Sequence[Catalogue]) -
     """
     events = _events(value, catalogues)
     if feed is None:
-        raise Problem("no_events", "This service keeps none: start it with events=auto, or with the address of a Redis.")
+        raise Problem("events_off", "Start it with events=auto, or with the address of a Redis.")
     try:
         new = await feed.append(events)
     except Overloaded as full:

@@ -229,7 +229,8 @@ def test_a_store_that_is_back_is_asked_again(
 
 def test_without_a_store_events_are_refused_and_the_bundle_says_so(answers: Recommender) -> None:
     with AppClient(create_app(lambda: Fixed(answers), ServeArgs(bundles="planted"))) as client:  # type: ignore[arg-type, return-value]
-        assert send(client, {"user": "u3", "item": "i1"}).json()["code"] == "no_events"
+        refused = send(client, {"user": "u3", "item": "i1"})
+        assert (refused.status_code, refused.json()["code"]) == (404, "events_off")
         assert client.get("/v1/bundle").json()["takes_events"] is False
 
 
