@@ -26,6 +26,8 @@ KEPT = 2
 AGREE_STEPS = 8
 """Workers agree on whether to write a checkpoint or to stop every so many steps: a message costs a small step's time."""
 PREEMPTION_SECONDS = 5.0
+RAYS_LIST = "checkpoint_manager_snapshot.json"
+"""In which Ray Train keeps the names of a run's checkpoints."""
 CHECKPOINT = "checkpoint_"
 NAME = re.compile(rf"{CHECKPOINT}(\d{{5,}})_(\d{{7,}})")
 
@@ -37,8 +39,9 @@ class Stopped(Exception):  # noqa: N818 - not a failure
 class Keeper:
     """Called after each step, on every worker."""
 
-    def __init__(self, share: Share, state: TrainState, saved: Path | None, *, told: bool) -> None:
-        """saved: the checkpoint that the run goes on from; told: whether Ray knows of it. All workers make theirs."""
+    def __init__(self, share: Share, state: TrainState, saved: Path | None, *, told: str) -> None:
+        """saved: the checkpoint that the run goes on from; told: the name of the newest that Ray knows of, "" for none. All
+        workers make theirs."""
         self.share, self.state = share, state
         self.folder, self.cluster = share.task.folder, share.config.cluster
         self.saved = self.told = self.asked = time.monotonic()
@@ -46,7 +49,11 @@ class Keeper:
         self.unsaid: list[str] = []
         if share.leads:
             _remove_later(self.folder, saved.name if saved else "")
-        if saved is not None and not told:
+            if self.cluster.in_process:  # a Ray Train to come would not start where any that it knows of is missing
+                (self.folder / RAYS_LIST).unlink(missing_ok=True)
+            elif not told:  # it would never remove what it does not know
+                _remove_earlier(self.folder, 1)
+        if saved is not None and saved.name != told:
             self._report(saved, {"epoch": state.epoch, "step": state.step})
 
     def begin(self, epoch: Epoch, busy: Utilisation) -> None:
@@ -136,7 +143,7 @@ class Keeper:
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
         if self.cluster.in_process:  # nobody is there who would
-            _remove_earlier(self.folder)
+            _remove_earlier(self.folder, KEPT)
 
     def _failed(self, name: str, error: OSError) -> None:
         self.saved = time.monotonic()  # not again at the next step
@@ -188,9 +195,9 @@ def _remove_later(folder: Path, saved: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_earlier(folder: Path) -> None:
+def _remove_earlier(folder: Path, kept: int) -> None:
     """All checkpoints but the last."""
-    for _, path in _checkpoints(folder)[:-KEPT]:
+    for _, path in _checkpoints(folder)[:-kept]:
         shutil.rmtree(path, ignore_errors=True)
 
 

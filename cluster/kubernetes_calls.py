@@ -86,6 +86,8 @@ def _load(path: Path) -> ModuleType:
 
 def _room(document: Document, config: ClusterConfig) -> Faults:
     """Whether the workers fit, with CPUs to spare: without any for Ray Data, training waits for ever."""
+    if config.in_process:
+        yield f"{name_of(document)}: cluster.num_workers = 0 would train in the head's pod, which has no room for it."
     groups = (cluster_of(document) or {}).get("workerGroupSpecs", [])
     cpus = sum(_quantity(group, "cpu") for group in groups)
     if cpus < (needed := config.most_workers * config.cpus_per_worker + SPARE_CPUS):

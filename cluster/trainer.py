@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from typing import Any
 from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session
 from cluster.task import RefitUntil, Task, unusual
-from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, ClusterConfig, Config, check_model, settled
+from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, settled
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
+from recsys.data.histories import Histories
 from recsys.errors import ConfigError, DataError, Interrupted, RecsysError
 
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -74,6 +76,7 @@ def train(
     measured. refit_rates: the learning rate of each of these epochs, as of the run that chose how many (`runs.learning_rates`).
     measure_test: False leaves test alone. begin_from: a finished run, of another dataset as a rule, whose rows of users and
     items that are in this one, too, are begun with. teacher: a finished run of this dataset, whose scores are learnt from, too.
+    With cluster.num_workers = 0 a second Ctrl-C, or 25 s after SIGTERM, leave a thread that still trains: end the process then.
     Raises DataError, ConfigError, Interrupted when Ctrl-C or SIGTERM asked for an end and a checkpoint was left, or RecsysError
     where another process trains this run, or training failed more often than `cluster.max_failures`.
     """
@@ -100,7 +103,7 @@ def train(
         watch = _Watch(folder, before.epochs, on_epoch, on_step, on_note)
         if not before.finished:
             asked = (refit_epochs, begin_from, refit_until, rates, measure_test, teacher)
-            with _ray(manifest, config.cluster, watch) as cpus:
+            with _ray(manifest, config, watch) as cpus:
                 streams = cpus is not None
                 _run(Task(dataset, folder, config, cpus or 0, *asked, streams=streams), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
@@ -110,13 +113,18 @@ def train(
 
 
 @contextlib.contextmanager
-def _ray(manifest: DatasetManifest, cluster: ClusterConfig, watch: "_Watch") -> Iterator[float | None]:
+def _ray(manifest: DatasetManifest, config: Config, watch: "_Watch") -> Iterator[float | None]:
     """For a `with`: Ray. Gives the CPUs that a task reserves which reads for a worker; None without Ray, where this process
     trains, and holds all in memory."""
+    cluster = config.cluster
     if cluster.in_process:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workers have it (`fit`), before PyTorch is loaded
         from cluster.held import fit_in_memory
+        from recsys.models import MODELS
 
-        if fit_in_memory(manifest.user_files, cluster.hold_bytes, 1, whole_rows=True):
+        batch = getattr(MODELS[config.model.name], "batch", None)  # without, a model holds all or reads no events
+        if batch is None or fit_in_memory(manifest.user_files, cluster.hold_bytes, 1, whole_rows=batch is Histories):
+            watch.note(f"Run {watch.folder}: training in this process.")
             yield None
             return
     workers = "1 worker" if cluster.most_workers == 1 else f"{cluster.most_workers} workers"
@@ -166,8 +174,10 @@ def _run(task: Task, watch: "_Watch") -> None:
 
     def fit() -> None:
         from cluster.fit import trainer
+        from recsys.training.hardware import kept_as_it_was
 
-        trainer(task).fit()
+        with kept_as_it_was() if task.config.cluster.in_process else contextlib.nullcontext():
+            trainer(task).fit()
 
     def ask() -> None:
         runs.ask_to_stop(task.folder)
@@ -184,6 +194,9 @@ def _run(task: Task, watch: "_Watch") -> None:
 
 
 def _failed(task: Task, error: BaseException) -> RecsysError:
+    if task.config.cluster.in_process:
+        what = "".join(traceback.format_exception(error)).strip()
+        return RecsysError(f"Training failed:\n{what}\nThe same command goes on from the last checkpoint in {task.folder}.")
     return RecsysError(
         f"Training failed and was not started again (cluster.max_failures = {task.config.cluster.max_failures}):\n{error}\n"
         f"The same command goes on from the last checkpoint in {task.folder}."

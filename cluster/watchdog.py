@@ -2,7 +2,6 @@
 
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +23,12 @@ def watching(folder: Path, rank: int, seconds: float) -> Iterator[Callable[[], N
         last[0] = time.monotonic()
 
     def watch() -> None:
+        looked = time.monotonic()
         while not over.wait(min(1.0, seconds / 4)):
-            if time.monotonic() - last[0] > seconds:
+            before, looked = looked, time.monotonic()
+            if looked - before > seconds / 2:  # the whole process was stopped, as by Ctrl-Z
+                last[0] = looked
+            if looked - last[0] > seconds:
                 _end(folder / STACKS.format(rank=rank), seconds)
 
     thread = threading.Thread(target=watch, name="watchdog", daemon=True)
@@ -40,10 +43,10 @@ def watching(folder: Path, rank: int, seconds: float) -> Iterator[Callable[[], N
 def _end(stacks: Path, seconds: float) -> None:
     try:
         told = f"No step for {seconds:g} seconds (cluster.stall_seconds)"
-        print(f"{told}: ended, with stacks in {stacks}.", file=sys.stderr, flush=True)
         with stacks.open("w") as file:
             file.write(f"{told}.\n")
             file.flush()
             faulthandler.dump_traceback(file)
+        os.write(2, f"{told}: ended, with stacks in {stacks}.\n".encode())
     finally:  # whether or not the disk has room for them
         os._exit(EXIT_CODE)

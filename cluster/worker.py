@@ -50,7 +50,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     if share.batch is not None:
         share.find_micro_batch(state)
     with watchdog.watching(share.task.folder, share.rank, share.config.cluster.stall_seconds) as share.alive:
-        keeper = Keeper(share, state, saved, told=saved is not None and saved.name == told)
+        keeper = Keeper(share, state, saved, told=told)
         try:
             while not _is_over(share.task, state):
                 keeper.keep(_run_epoch(share, state, keeper))

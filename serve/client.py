@@ -195,7 +195,8 @@ def read(outcome: httpx.Response | httpx.TransportError) -> Json:
 
 def _error(response: httpx.Response) -> ServiceError:
     status = response.status_code
-    kind = NotFoundError if status == 404 else RefusedError if status < 500 else FailedError
     told: Json = response.json() if response.headers.get("content-type", "").startswith(MEDIA_TYPE) else {}
+    is_missing = status == 404 and told.get("code") != "events_off"
+    kind = NotFoundError if is_missing else RefusedError if status < 500 else FailedError
     request_id = told.get("request_id") or response.headers.get("x-request-id", "")
     return kind(status, told.get("code", "unknown"), told.get("detail", response.reason_phrase), request_id)

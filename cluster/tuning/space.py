@@ -141,7 +141,10 @@ def trial_config(base: Config, space: Space, settings: Mapping[str, Value], stor
     """A trial's whole settings: `base`, its own, the goal's metric, and the folder its run lies in. Raises ConfigError."""
     config = configured(base, settings)
     train = config.train.model_copy(update={"metric": space.goal.metric})
-    return config.model_copy(update={"train": train, "cluster": config.cluster.model_copy(update={"storage": str(storage)})})
+    # Ray Train's local mode does not work in a trial, which is a process of its own anyway.
+    workers = config.cluster.num_workers or 1
+    cluster = config.cluster.model_copy(update={"storage": str(storage), "num_workers": workers})
+    return config.model_copy(update={"train": train, "cluster": cluster})
 
 
 def samples(space: Space, count: int, seed: int = 0) -> Iterator[Settings]:

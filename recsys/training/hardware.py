@@ -1,6 +1,7 @@
 """What this machine computes with: device, arithmetic, threads. Found by looking and measuring, not by name."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -68,6 +69,22 @@ def choose(config: TrainConfig, *, device: torch.device | None = None, workers_o
         torch.backends.cudnn.benchmark = True
     dtype = DTYPES[config.precision] if config.precision != "auto" else _agreed(fastest(device), device)
     return Hardware(device, dtype, threads)
+
+
+@contextmanager
+def kept_as_it_was() -> Iterator[None]:
+    """For a `with` in which a process trains that has other things to do, too: its arithmetic is again what it was after it,
+    and peaks of memory are of this training."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    benchmark = torch.backends.cudnn.benchmark
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 @cache

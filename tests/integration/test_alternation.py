@@ -1,13 +1,12 @@
 """Models that alternate or draw, on a real local Ray: with two workers, stopped and gone on with, refitted, begun anew."""
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cluster import runs
 from cluster.export import export
 from cluster.runs import read_rows
 from cluster.trainer import RunResult, train
@@ -54,13 +53,16 @@ def test_two_workers_find_the_tastes_and_say_how_it_went(undisturbed):
     assert undisturbed.test["ndcg@10"] > 2 * undisturbed.test_popularity["ndcg@10"]
 
 
-def test_stopped_with_one_worker_and_gone_on_with_two(root, dataset, undisturbed):
-    def stop(row: dict) -> None:
-        if row["epoch"] == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
+def stopped_after(epochs: int, patch: pytest.MonkeyPatch, *asked: object, **told: object) -> None:
+    """As by a signal, which this process could be too fast for."""
+    patch.setattr(runs, "asked_to_stop", lambda folder: len(read_rows(folder)) >= epochs)
     with pytest.raises(Interrupted):
-        train(dataset, settings(root), name="stopped", on_epoch=stop)
+        train(*asked, **told)
+    patch.undo()
+
+
+def test_stopped_in_this_process_and_gone_on_with_by_two_workers(root, dataset, undisturbed, monkeypatch):
+    stopped_after(1, monkeypatch, dataset, settings(root), name="stopped")
     result = train(dataset, settings(root, "cluster.num_workers=2"), name="stopped")
     assert result.test["ndcg@10"] == pytest.approx(undisturbed.test["ndcg@10"], abs=0.01)
     ours, theirs = (read_rows(run.folder)[-1]["loss"] for run in (result, undisturbed))
@@ -85,19 +87,13 @@ def test_a_run_begins_from_an_earlier_one_under_other_numbers(root, tmp_path, un
     assert read_rows(warm.folder)[0]["loss"] == pytest.approx(learnt, abs=0.1 * (cold - learnt))
 
 
-def test_draws_are_gone_on_with_and_served_as_they_were_measured(root, tmp_path):
+def test_draws_are_gone_on_with_and_served_as_they_were_measured(root, tmp_path, monkeypatch):
     taste = (HISTORIES.item + np.repeat(np.arange(len(HISTORIES)), HISTORIES.lengths)) % 3  # what else than a row could tell it
     rated = replace(HISTORIES, rating=(1 + 2 * taste).astype(np.float32))
     write_dataset(tmp_path / "rated", rated, shards=6, row_group_events=120)
     ours = ("model.name=bpmf", "model.dim=4", "model.chains=2", "train.epochs=16", "train.patience=16")
-
-    def stop(row: dict) -> None:
-        if row["epoch"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
     whole = train(tmp_path / "rated", settings(root, *ours), name="whole")
-    with pytest.raises(Interrupted):
-        train(tmp_path / "rated", settings(root, *ours), name="draws", on_epoch=stop)
+    stopped_after(2, monkeypatch, tmp_path / "rated", settings(root, *ours), name="draws")
     result = train(tmp_path / "rated", settings(root, *ours, "cluster.num_workers=2"), name="draws")
     assert [row["epoch"] for row in read_rows(result.folder)] == [*range(1, 17)]
     assert result.test["rmse"] == pytest.approx(whole.test["rmse"], abs=0.1)

@@ -79,7 +79,12 @@ def test_it_gives_up_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("status", "code", "error"),
-    [(422, "invalid", RefusedError), (404, "unknown_user", NotFoundError), (500, "internal", FailedError)],
+    [
+        (422, "invalid", RefusedError),
+        (404, "unknown_user", NotFoundError),
+        (404, "events_off", RefusedError),
+        (500, "internal", FailedError),
+    ],
 )
 def test_what_asking_again_cannot_help_is_raised_at_once(
     monkeypatch: pytest.MonkeyPatch, status: int, code: str, error: type[Exception]
@@ -87,6 +92,7 @@ def test_what_asking_again_cannot_help_is_raised_at_once(
     client, scripted = played([problem(status, code)], monkeypatch)
     with pytest.raises(error) as raised:
         client.user("x")
+    assert raised.type is error
     assert (raised.value.code, raised.value.request_id, len(scripted.asked)) == (code, "r1", 1)  # type: ignore[attr-defined]
 
 
