@@ -23,7 +23,11 @@ Seen = tuple[NDArray[np.int64], Items]
 
 NOTHING = -1  # pads a list that ran out of items; its score is -inf
 QUERIES = 64  # queries searched together
-LEAST_GROUPS = 512  # groups whose maxima give the first floor
+LEAST_GROUPS = 512  # groups of a block's items, of whose best the first floor is made
+IN_CACHE = 1 << 19  # of more scores only those are looked at whose group's best reaches a floor
+GROUP = 16  # items of a group, then
+LANES = 64  # numbers that begin where the processor likes to read
+MANY = 8  # where more than an eighth of all would be looked at, all are
 AT_ONCE = 1 << 13  # numbers of the vectors that are scored one by one: so few that malloc does not map memory anew for each,
 FEWEST = 128  # or so many vectors, where they are long
 ROUGH_AT_ONCE = 1 << 15  # in single precision
@@ -169,9 +173,11 @@ class _Candidates:
 
     def add(self, scores_BR: Floats, start: int) -> None:
         """Look at a block of scores, whose first column is item `start`."""
+        best_BG = _best_of_groups(scores_BR, self._k) if self._floors_B is None or scores_BR.size > IN_CACHE else None
         if self._floors_B is None:
-            self._floors_B = self._first_floors(scores_BR, start)
-        found = _at(scores_BR, scores_BR >= self._least()[:, None], start)
+            assert best_BG is not None
+            self._floors_B = self._first_floors(scores_BR, best_BG, start)
+        found = _reaching(scores_BR, best_BG, self._least(), start)
         self._found.append(found)
         self._kept += len(found[0])
         if self._kept > self._room:
@@ -190,8 +196,7 @@ class _Candidates:
         return np.flatnonzero(self._is_crowded_B)
 
     def _all_found(self) -> Found:
-        queries, items, scores = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
-        return queries, items, scores
+        return _together(self._found)
 
     def _near_the_best(self, queries: Places, items: Items) -> tuple[Places, Items]:
         """Those that may be among the K best, by scores in single precision: true ones take several times as long."""
@@ -215,19 +220,17 @@ class _Candidates:
                     np.dot(self._items_ND.take(items[part], axis=0), query_D, out=rough[part])
         return queries, items, rough
 
-    def _first_floors(self, scores_BR: Floats, start: int) -> Floats:
+    def _first_floors(self, scores_BR: Floats, best_BG: Floats, start: int) -> Floats:
         """[B] from the items of the first block that are no worse than the K-th best of the maxima of groups of them, and so K
         at least. -inf where there are not so many groups."""
-        count, rows = scores_BR.shape
-        groups = min(max(LEAST_GROUPS, 1 << (4 * self._k - 1).bit_length()), rows)
+        count, groups = best_BG.shape
         if self._k > groups:
             return np.full(count, -np.inf, np.float32)
-        best_BG = scores_BR[:, : rows // groups * groups].reshape(count, -1, groups).max(axis=1)
         kth_B = np.partition(best_BG, groups - self._k, axis=1)[:, groups - self._k]
         kth_B[kth_B == -np.inf] = np.inf  # so few are none
         if self._scores.floors is not None:
             return np.where(kth_B == np.inf, np.float32(-np.inf), self._scores.floors(kth_B))
-        return self._floors(*_at(scores_BR, scores_BR >= kth_B[:, None], start))
+        return self._floors(*_reaching(scores_BR, best_BG, kth_B, start))
 
     def _least(self) -> Floats:
         """[B] what must be told of an item. Never -inf, which is told of those that must not be in a list."""
@@ -285,11 +288,54 @@ def _fill(queries: Places, items: NDArray[np.integer], scores: Floats, ids_BK: I
     scores_BK[queries[kept], places[kept]] = scores[kept]
 
 
-def _at(scores_BR: Floats, mask_BR: NDArray[np.bool_], start: int) -> Found:
-    """Where the mask is set: queries, items and scores."""
-    places = np.flatnonzero(mask_BR)
-    queries, columns = np.divmod(places, scores_BR.shape[1])
-    return queries, (columns + start).astype(np.int32), scores_BR.reshape(-1)[places]
+def _together(found: list[Found]) -> Found:
+    queries, items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return queries, items, scores
+
+
+def _best_of_groups(scores_BR: Floats, k: int) -> Floats:
+    """[B, G] the best of every G-th item: those that are left over at a block's end are in none. At least 4 K groups, if there
+    are as many items."""
+    rows = scores_BR.shape[1]
+    groups = rows // GROUP // LANES * LANES if scores_BR.size > IN_CACHE else 0
+    groups = min(max(LEAST_GROUPS, groups, 1 << (4 * k - 1).bit_length()), rows)
+    best_BG: Floats = np.fmax.reduce(_in_groups(scores_BR, groups), axis=1)  # an overflow's NaN is nobody's best
+    return best_BG
+
+
+def _in_groups(scores_BR: Floats, groups: int) -> Floats:
+    """[B, R // G, G] of the same memory."""
+    count, rows = scores_BR.shape
+    return scores_BR[:, : rows // groups * groups].reshape(count, -1, groups)
+
+
+def _reaching(scores_BR: Floats, best_BG: Floats | None, least_B: Floats, start: int) -> Found:
+    """Which scores are no less than a query's least: queries, items and scores, in any order."""
+    if best_BG is None or scores_BR.size <= IN_CACHE:
+        return _at(scores_BR, least_B, start)
+    rows, groups = scores_BR.shape[1], best_BG.shape[1]
+    width = rows // groups
+    hits = np.flatnonzero(best_BG >= least_B[:, None])
+    if width * len(hits) > scores_BR.size // MANY:
+        return _at(scores_BR, least_B, start)
+    queries, group = np.divmod(hits, groups)
+    of_groups_HW = _in_groups(scores_BR, groups)[queries, :, group]
+    hit, place, scores = _where(of_groups_HW, of_groups_HW >= least_B[queries][:, None])
+    found = queries[hit], (place * groups + group[hit] + start).astype(np.int32), scores
+    if (whole := width * groups) == rows:
+        return found
+    return _together([found, _at(scores_BR[:, whole:], least_B, start + whole)])
+
+
+def _at(scores_BR: Floats, least_B: Floats, start: int) -> Found:
+    queries, columns, scores = _where(scores_BR, scores_BR >= least_B[:, None])
+    return queries, (columns + start).astype(np.int32), scores
+
+
+def _where(scores: Floats, mask: NDArray[np.bool_]) -> tuple[Places, Places, Floats]:
+    """Rows, columns and scores; NumPy's own way takes many times as long."""
+    rows, columns = np.divmod(np.flatnonzero(mask), scores.shape[1])
+    return rows, columns, scores[rows, columns]
 
 
 def _kth_of_each(queries: Places, scores: Floats, count: int, k: int) -> Floats:

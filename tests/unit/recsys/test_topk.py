@@ -50,9 +50,10 @@ def searches(draw):
     st.sampled_from([64, 1000, 1 << 15]),
     st.sampled_from([1, 5, 1 << 10]),
     st.sampled_from([32, 320]),
+    st.sampled_from([(0, 1), (0, 4), (0, 64), (1 << 19, 1)]),
 )
-@settings(max_examples=200)
-def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search, kind, rows, crowded, longest):
+@settings(max_examples=300)
+def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search, kind, rows, crowded, longest, grouped):
     queries, items, k, hidden, some_are_for_nobody = search
     never = np.arange(0, len(items), 3, dtype=np.int32) if some_are_for_nobody else None
     with pytest.MonkeyPatch.context() as patch:
@@ -62,6 +63,9 @@ def test_finds_what_sorting_finds_whatever_the_products_and_their_blocks(search,
         patch.setattr(Int8Products, "crowded", crowded)
         patch.setattr(Int8Products, "LONGEST", longest)
         patch.setattr(topk, "AT_ONCE", rows)
+        in_cache, many = grouped
+        for name, value in {"IN_CACHE": in_cache, "MANY": many, "LEAST_GROUPS": 8, "GROUP": 4, "LANES": 1}.items():
+            patch.setattr(topk, name, value)
         ids_BK, scores_BK = top_k(queries, items, k, seen=compressed(hidden), never=never, products=kind(items))
     gone = set() if never is None else set(never.tolist())
     assert as_lists(ids_BK) == by_sorting(queries, items, k, [some | gone for some in hidden])
