@@ -24,7 +24,7 @@ SETTINGS = {
     "train.learning_rate": 0.01,
     "train.precision": "fp32",
     "train.threads": 1,
-    "train.epochs": 3,
+    "train.epochs": 2,
     "cluster.num_workers": 2,
     "cluster.readers": 1,
     "cluster.window_events": 5000,
