@@ -34,6 +34,16 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 """Every code that is given out, with its status and title. /docs explains them under `#problem-<code>`."""
 
 
+# Where pydantic's own words are of Python.
+WORDS = {
+    "model_type": "should be a JSON object",
+    "dict_type": "should be a JSON object",
+    "list_type": "should be a list",
+    "missing": "is missing",
+    "extra_forbidden": "there is no such field",
+}
+
+
 class Problem(Exception):  # noqa: N818 - RFC 9457's word, and not always an error of ours
     """An answer that is not what was asked for. `extra`: further members of the document, such as `errors`."""
 
@@ -82,7 +92,12 @@ def checked(model: type[Model], value: Any) -> Model:
 
 def explain(errors: Sequence[Any]) -> list[dict[str, Any]]:
     """Pydantic's errors as `where` and `what`; the input is not repeated, since it may be anything, and long."""
-    return [{"where": _path(error["loc"]), "what": error["msg"][:1].lower() + error["msg"][1:]} for error in errors[:20]]
+    return [{"where": _path(error["loc"]), "what": _in_words(error)} for error in errors[:20]]
+
+
+def _in_words(error: Any) -> str:
+    told: str = error["msg"]
+    return WORDS.get(error["type"]) or told[:1].lower() + told[1:]
 
 
 def _path(location: tuple[int | str, ...]) -> str:

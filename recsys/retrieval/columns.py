@@ -102,6 +102,8 @@ class _Column:
         for bound in condition.bounds:
             if _sort_of(bound) != NUMBER:
                 raise RequestError("bad_filter", f"filter: {self.name}: {bound!r} should be a number.")
+        if condition.min is not None and condition.max is not None and condition.min > condition.max:
+            raise RequestError("bad_filter", f"filter: {self.name}: min is above max, so that nothing lies between them.")
         for value in condition.values:
             if _sort_of(value) != self._sort:
                 raise RequestError("bad_filter", f"filter: {self.name}: {value!r} should be {self._sort}.")

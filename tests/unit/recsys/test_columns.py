@@ -65,7 +65,7 @@ def numbers(column, values, extra):
     bound = st.none() | st.sampled_from([*values, extra, min(values) - 0.5])
     return st.builds(
         Condition, st.just(column), any=lists_of(values, extra), none=lists_of(values, extra), min=bound, max=bound
-    )
+    ).filter(lambda made: None in (made.min, made.max) or made.min <= made.max)
 
 
 CONDITION = st.one_of(
@@ -119,6 +119,7 @@ def test_columns_of_other_kinds_and_the_bundles_own_are_not_offered():
         (Condition("language", all=("en",)), "language has one value"),
         (Condition("language", min=1.0), "language is not numbers"),
         (Condition("rooms", max=1.0), "rooms is not numbers"),
+        (Condition("year", min=2000.0, max=1999.0), "year: min is above max"),
         (Condition("year", any=("1990",)), "'1990' should be a number"),
         (Condition("genres", none=(3,)), "3 should be a string"),
         (Condition("genres", none=(("Drama",),)), "should be a string"),

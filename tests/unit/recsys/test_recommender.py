@@ -114,7 +114,9 @@ def any_condition():
     year = st.integers(1985, 2025)
     ids = st.lists(st.integers(0, ITEMS).map(lambda item: f"i{item}"), min_size=1, max_size=5).map(tuple)
     return st.one_of(
-        st.builds(Condition, st.just("year"), min=st.none() | year, max=year),
+        st.builds(Condition, st.just("year"), min=st.none() | year, max=year).filter(
+            lambda made: made.min is None or made.min <= made.max
+        ),
         st.builds(Condition, st.just("year"), none=st.lists(year, min_size=1, max_size=3).map(tuple)),
         st.builds(Condition, st.just("genres"), any=st.sampled_from([("Drama", "Western"), ("Western",)])),
         st.builds(Condition, st.just("item_id"), any=ids),

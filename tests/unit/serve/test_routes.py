@@ -104,10 +104,11 @@ def test_a_dial_that_cannot_be_is_told(client: AppClient, told: Any) -> None:
         ({"genre": {"any": ["Drama"]}}, "no column 'genre'. There are: item_id, title, year, genres, count."),
         ({"year": {"any": ["2000"]}}, "'2000' should be a number"),
         ({"year": {}}, "say any, all, none, equals, min or max"),
-        ({"year": {"minimum": 2000}}, "filter.year.minimum"),
-        ({"year": 2000}, "filter.year"),
-        ({"genres": {"any": "Drama"}}, "filter.genres.any"),
-        ([], "filter"),
+        ({"year": {"minimum": 2000}}, "filter.year.minimum: there is no such field"),
+        ({"year": {"min": 2001, "max": 2000}}, "min is above max"),
+        ({"year": 2000}, "filter.year: should be a JSON object"),
+        ({"genres": {"any": "Drama"}}, "filter.genres.any: should be a list"),
+        ([], "filter: should be a JSON object"),
     ],
 )
 def test_a_filter_that_cannot_be_is_told(client: AppClient, told: Any, words: str) -> None:
