@@ -196,7 +196,7 @@ def _remove_later(folder: Path, saved: str) -> None:
 
 
 def _remove_earlier(folder: Path, kept: int) -> None:
-    """All checkpoints but the last."""
+    """All checkpoints but the last so many."""
     for _, path in _checkpoints(folder)[:-kept]:
         shutil.rmtree(path, ignore_errors=True)
 

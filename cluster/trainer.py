@@ -115,7 +115,7 @@ def train(
 @contextlib.contextmanager
 def _ray(manifest: DatasetManifest, config: Config, watch: "_Watch") -> Iterator[float | None]:
     """For a `with`: Ray. Gives the CPUs that a task reserves which reads for a worker; None without Ray, where this process
-    trains, and holds all in memory."""
+    trains, and streams nothing."""
     cluster = config.cluster
     if cluster.in_process:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workers have it (`fit`), before PyTorch is loaded

@@ -1,5 +1,6 @@
 """Ends a worker that gets nowhere, with its stacks written down: one that hangs holds up all the others for ever."""
 
+import contextlib
 import faulthandler
 import os
 import threading
@@ -43,7 +44,7 @@ def watching(folder: Path, rank: int, seconds: float) -> Iterator[Callable[[], N
 def _end(stacks: Path, seconds: float) -> None:
     try:
         told = f"No step for {seconds:g} seconds (cluster.stall_seconds)"
-        with stacks.open("w") as file:
+        with contextlib.suppress(OSError), stacks.open("w") as file:  # a full disk
             file.write(f"{told}.\n")
             file.flush()
             faulthandler.dump_traceback(file)

@@ -99,9 +99,10 @@ class _Float32Scores:
 
     def block(self, first: int, last: int) -> Floats:
         items_RD = self.items[first:last]
-        if len(self.queries) < FEW:
-            return np.ascontiguousarray((items_RD @ np.ascontiguousarray(self.queries.T)).T)
-        return self.queries @ items_RD.T
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large to be told is nobody's best
+            if len(self.queries) < FEW:
+                return np.ascontiguousarray((items_RD @ np.ascontiguousarray(self.queries.T)).T)
+            return self.queries @ items_RD.T
 
     def floors(self, told_B: Floats) -> Floats:
         return _single(told_B - self.off)

@@ -299,7 +299,8 @@ def _best_of_groups(scores_BR: Floats, k: int) -> Floats:
     rows = scores_BR.shape[1]
     groups = rows // GROUP // LANES * LANES if scores_BR.size > IN_CACHE else 0
     groups = min(max(LEAST_GROUPS, groups, 1 << (4 * k - 1).bit_length()), rows)
-    best_BG: Floats = np.fmax.reduce(_in_groups(scores_BR, groups), axis=1)  # an overflow's NaN is nobody's best
+    # An overflow's NaN is nobody's best.
+    best_BG: Floats = np.fmax.reduce(_in_groups(scores_BR, groups), axis=1, initial=-np.inf)
     return best_BG
 
 

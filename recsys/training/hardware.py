@@ -77,7 +77,7 @@ def kept_as_it_was() -> Iterator[None]:
     and peaks of memory are of this training."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     benchmark = torch.backends.cudnn.benchmark
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # else there are none, and who trains without a GPU must not wake one
         torch.cuda.reset_peak_memory_stats()
     try:
         yield

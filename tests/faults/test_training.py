@@ -101,26 +101,28 @@ def test_t2_a_lost_node_leaves_the_rest_to_fewer_workers(root, undisturbed):
 
 def test_t3_a_killed_driver_is_gone_on_with_by_the_same_command(root, undisturbed):
     first = start(root, "t3")
-    first.wait_until(lambda: first.is_at(2, 250))
+    first.wait_until(lambda: first.is_at(1, 250))
     first.kill()  # its workers outlive it by seconds, and what they still write counts
     again = start(root, "t3")
     again.breaks()
     ended = again.finish()
     assert_same_end(ended, undisturbed)
     resume = ended.resumes()[-1]
-    assert ended.result["resumed_from"] >= 1 and (resume["epoch"], resume["step"]) >= (2, 200)
+    assert (resume["epoch"], resume["step"]) >= (1, 200)
 
 
 def test_t4_a_lost_head_ends_the_command_and_the_same_command_goes_on(root, undisturbed):
-    first = start(root, "t4", environment={"RAY_gcs_rpc_server_reconnect_timeout_s": "5"})
-    first.wait_until(lambda: first.is_at(2, 250))
+    first = start(root, "t4", environment={"RAY_gcs_rpc_server_reconnect_timeout_s": "2"})
+    first.wait_until(lambda: first.is_at(1, 250))
     (gcs,) = first.family("gcs_server")
     gcs.kill()
     first.breaks()
     assert first.finish().code != 0
     again = start(root, "t4")
     again.breaks()
-    assert_same_end(again.finish(), undisturbed)
+    ended = again.finish()
+    assert_same_end(ended, undisturbed)
+    assert ended.resumes(), "its workers had finished without it"
 
 
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -140,12 +142,13 @@ def test_t5_asked_to_stop_it_leaves_a_checkpoint_within_the_grace_period(root, u
 
 def test_other_numbers_of_workers_go_on_within_the_epoch(root, undisturbed):
     """Every event is used once, whoever began; the end is as good, though not the same bits."""
-    for workers, at in ((1, (1, 150)), (2, (1, 400)), (3, (2, 150))):
-        begun = start(root, "in-turn", cluster__num_workers=workers)
+    often = {"cluster__checkpoint_steps": 4}  # so that a step is long beside the half second that its word takes
+    for workers, at in ((1, (1, 50)), (2, (1, 250)), (3, (2, 50))):
+        begun = start(root, "in-turn", cluster__num_workers=workers, **often)
         begun.wait_until(lambda begun=begun, at=at: begun.is_at(*at))
         begun.process.send_signal(signal.SIGTERM)
         assert begun.finish().code == 143
-    ended = start(root, "in-turn", cluster__num_workers=1).finish()
+    ended = start(root, "in-turn", cluster__num_workers=1, **often).finish()
     assert [row["events"] for row in ended.rows()] == [row["events"] for row in undisturbed.rows()]
     assert [row["workers"] for row in ended.rows()] == [3, 1]
     resumes = [(resume["epoch"], resume["step"]) for resume in ended.resumes()]

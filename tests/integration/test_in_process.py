@@ -1,5 +1,8 @@
 """Training by the command's own process (`cluster.num_workers=0`): without Ray, stopped, broken, gone on with by workers."""
 
+import os
+import signal
+
 import pytest
 import ray
 
@@ -53,9 +56,20 @@ def test_no_ray_is_started(whole):
 
 
 @pytest.mark.parametrize("model", ["popularity", "ials"])
-def test_nor_by_a_model_that_learns_by_no_batches(root, dataset, model):
-    train(dataset, settings(root, 1, f"model.name={model}", "cluster.hold_bytes=0" if model == "popularity" else "model.dim=8"))
+def test_nor_by_a_model_that_learns_by_no_batches(root, dataset, model, monkeypatch):
+    monkeypatch.setattr("cluster.held.fit_in_memory", lambda *_, **__: False)
+    train(dataset, settings(root, 1, f"model.name={model}"))
     assert not ray.is_initialized()
+
+
+def test_a_signal_ends_it_after_a_checkpoint(root, dataset):
+    def ask(row: dict) -> None:
+        if row["epoch"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(dataset, settings(root, 200, "train.patience=200"), name="asked", on_epoch=ask)
+    assert list((root / "runs" / "asked").glob("checkpoint_*/state.json"))
 
 
 def test_stopped_within_an_epoch_it_goes_on_to_the_same_end(root, dataset, whole, monkeypatch):

@@ -56,3 +56,14 @@ def test_threads_are_the_workers_share_of_the_cores(monkeypatch):
     assert torch.get_num_threads() == 2
     assert hardware.choose(TrainConfig(precision="fp32"), device=CPU, workers_on_host=16).threads == 1
     assert hardware.choose(TrainConfig(precision="fp32", threads=3), device=CPU).threads == 3
+
+
+def test_arithmetic_is_as_before_after_a_training_in_a_process_that_goes_on():
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    with pytest.raises(KeyError), hardware.kept_as_it_was():
+        torch.set_num_threads(before[0] + 1)
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.benchmark = not before[2]
+        raise KeyError
+    assert before == (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark)
+    assert not torch.cuda.is_initialized()

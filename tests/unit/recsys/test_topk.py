@@ -106,6 +106,12 @@ def test_sums_that_overflow_in_single_precision_are_told_apart_truly():
     assert as_lists(ids_BK) == by_sorting(queries, items, 7, [set()] * 2)
 
 
+def test_products_that_overflow_to_nothing_take_no_list_with_them():
+    items = np.concatenate([np.full((95, 2), 1, np.float32), np.full((5, 2), 3e19, np.float32) * np.float32([1, -1])])
+    ids_BK, scores_BK = top_k(np.full((1, 2), 3e19, np.float32), items, 3, products=Float32Products(items))
+    assert ids_BK.tolist() == [[0, 1, 2]] and np.isfinite(scores_BK).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_list_does_not_depend_on_the_batch(kind):
     rng = np.random.default_rng(1)
