@@ -534,8 +534,12 @@ def setting_fields(section: str, where: str) -> dict[str, FieldInfo]:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    return f"{name} = {first['input']!r}: {first['msg'].lower()}. `recsys config` documents every setting."
+    name = ".".join(str(part) for part in first["loc"][:2])  # the rest is pydantic's: which of several kinds it tried
+    what = first["msg"].lower().removeprefix("value error, ")
+    if name == "cluster.num_workers":
+        what = "give a whole number, or [least, most] with a least of 1"
+    told = f"{name} = {first['input']!r}" if "." in name else name
+    return f"{told}: {what}. `recsys config` documents every setting."
 
 
 SPLITS: tuple[str, ...] = get_args(Split)

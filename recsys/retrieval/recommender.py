@@ -218,6 +218,8 @@ def _about(parameters: Mapping[str, float], dims: int) -> int:
 def _shortage(k: int, items: NDArray[np.int32]) -> str | None:
     if len(items) >= k:
         return None
+    if len(items) == 1:
+        return "only 1 eligible item is left"
     return f"only {len(items)} eligible items are left" if len(items) else "no eligible item is left"
 
 

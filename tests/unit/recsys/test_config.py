@@ -53,6 +53,14 @@ def test_what_was_saved_comes_back_whatever_suits_now(monkeypatch):
     assert load_config(base=saved).model_dump(mode="json") == saved
 
 
+@pytest.mark.parametrize("told", ["-1", "[0,2]", "[1]", "abc", "1.5"])
+def test_a_number_of_workers_that_cannot_be_is_told_without_pydantics_words(told):
+    with pytest.raises(ConfigError, match=r"^cluster\.num_workers = .*: give a whole number, or \[least, most\]"):
+        load_config(overrides=[f"cluster.num_workers={told}"])
+    with pytest.raises(ConfigError, match=r"^cluster: num_workers: least before most, not \(4, 1\)\."):
+        load_config(overrides=["cluster.num_workers=[4,1]"])
+
+
 def test_every_setting_that_suits_a_model_exists():
     for name in SUITED:
         load_config(overrides=[f"model.name={name}"])
