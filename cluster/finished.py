@@ -87,7 +87,7 @@ def open_finished(run: Path, dataset: Path | None = None) -> Finished:
         if not (run / runs.CONFIG).is_file():
             what = "a dataset, and no run" if (run / schema.DATASET_FILE).is_file() else "no run folder"
             raise DataError(f"{run}: {what}. `recsys train DATASET` makes one and prints where it is.")
-        raise DataError(f"{run}: this run is not finished. The command that started it goes on with it.")
+        raise DataError(f"{run}: this run is not finished. The command that trained it last goes on with it.")
     dataset = Path(dataset or result["dataset"])
     manifest = read_manifest(dataset)
     if manifest.fingerprint != result["fingerprint"]:

@@ -97,7 +97,7 @@ def claim(
     if trained > (refit_epochs or config.train.epochs):
         raise ConfigError(
             f"{folder}: has trained {trained} epochs already, train.epochs = {config.train.epochs} would take some back. "
-            "Ask for as many or more, or give another --name."
+            f"Ask for {trained}, which ends it there, or for more, or give another --name."
         )
     finished = result is not None and _ends_alike(result["config"]["train"], config)
     if not finished:

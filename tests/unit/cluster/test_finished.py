@@ -14,7 +14,7 @@ from recsys.errors import DataError
     [
         (None, "no run folder. `recsys train DATASET` makes one"),
         ("dataset.json", "a dataset, and no run. `recsys train DATASET` makes one"),
-        ("config.json", "this run is not finished. The command that started it goes on with it"),
+        ("config.json", "this run is not finished. The command that trained it last goes on with it"),
     ],
 )
 def test_what_is_no_finished_run_is_told_apart(tmp_path: Path, file: str | None, what: str) -> None:
