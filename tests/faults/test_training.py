@@ -142,7 +142,7 @@ def test_t5_asked_to_stop_it_leaves_a_checkpoint_within_the_grace_period(root, u
 
 def test_other_numbers_of_workers_go_on_within_the_epoch(root, undisturbed):
     """Every event is used once, whoever began; the end is as good, though not the same bits."""
-    often = {"cluster__checkpoint_steps": 4}  # so that a step is long beside the half second that its word takes
+    often = {"cluster__checkpoint_steps": 8}  # so that a step is long beside the half second that its word takes
     for workers, at in ((1, (1, 50)), (2, (1, 250)), (3, (2, 50))):
         begun = start(root, "in-turn", cluster__num_workers=workers, **often)
         begun.wait_until(lambda begun=begun, at=at: begun.is_at(*at))
