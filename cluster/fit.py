@@ -10,13 +10,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from cluster.keeper import KEPT
 from cluster.own_errors import StopOnOwnErrors
 from cluster.session import takes_gpu
-from cluster.task import Task
+from cluster.task import WORKER_ENVIRONMENT, Task
 from cluster.worker import train_on_worker
-
-# A thread of OpenMP that waits for its fellows spins this often, a few microseconds, and then sleeps. It spins for a
-# millisecond by default, and keeps from readers and fellows the core it waits for; one that sleeps at once is late
-# (docs/log.md has the figures).
-WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
 
 
 class _Trainer(TorchTrainer):

@@ -231,18 +231,16 @@ class Share:
     def _find_source(self, whole_rows: bool) -> tuple[str, Callable[[Sequence[MacroBatch]], Iterator[pa.Table]]]:
         cluster = self.config.cluster
         reads: dict[str, Any] = {"whole_rows": whole_rows, "border": self.task.border}
-        holds = not self.task.streams or fit_in_memory(
-            self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows
-        )
+        cpus = self.task.reader_cpus
+        fit = fit_in_memory(self.files, cluster.hold_bytes, self.workers_on_host, whole_rows=whole_rows)
+        holds = cpus is None or fit
         readers = cluster.readers_on(self.hardware.threads)
         room = ahead_room(memory().free, None if holds else cluster.object_store_bytes, self.workers_on_host)
         reads |= {"readers": readers, "prefetch": cluster.prefetch_on(readers, room)}
-        if holds:
+        if cpus is None or holds:
             held = HeldShards(self.task.dataset / schema.USERS_FOLDER, self.planned.user_files, self.files, **reads)
             return "memory", held.macro_batches
-        return "files", partial(
-            ingest.macro_batches, self.task.dataset, self.planned, reader_cpus=self.task.reader_cpus, **reads
-        )
+        return "files", partial(ingest.macro_batches, self.task.dataset, self.planned, reader_cpus=cpus, **reads)
 
     def evaluate(
         self, model: Any, segment: str, *, trend: Trend | None = None, every: int = 1, keep_users: bool = False

@@ -9,6 +9,11 @@ from recsys.data import schema
 
 RefitUntil = Literal["test", "end"]
 
+# A thread of OpenMP that waits for its fellows spins this often, a few microseconds, and then sleeps. It spins for a
+# millisecond by default, and keeps from readers and fellows the core it waits for; one that sleeps at once is late
+# (docs/log.md has the figures). To be set before PyTorch is loaded.
+WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+
 # What a run may be asked beyond the usual, and what is meant where its config.json does not say.
 USUAL: dict[str, Any] = {"refit_until": "end", "refit_rates": None, "measure_test": True, "teacher": None}
 
@@ -20,20 +25,20 @@ class Task:
     refit_epochs: train for so many epochs, without validation, on what is before `refit_until`: train and validation (`test`)
     or all segments (`end`). refit_rates: the learning rate of each of these epochs; unset: the config's. measure_test: whether
     the result says what the model is worth on test, if it has not learnt from it. begin_from, teacher: folders of finished
-    runs, to begin from and to learn from. streams: False where no Ray is there to stream shards, and memory holds them.
+    runs, to begin from and to learn from.
+    reader_cpus: that a task of Ray Data reserves which reads for a worker; None where there is no Ray, and memory holds all.
     """
 
     dataset: Path
     folder: Path
     config: Config
-    reader_cpus: float = 1
+    reader_cpus: float | None = 1
     refit_epochs: int | None = None
     begin_from: Path | None = None
     refit_until: RefitUntil = "end"
     refit_rates: tuple[float, ...] | None = None
     measure_test: bool = True
     teacher: Path | None = None
-    streams: bool = True
 
     @property
     def epochs(self) -> int:

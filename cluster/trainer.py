@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster import interrupts, resuming, runs
 from cluster.session import reader_cpus, session
-from cluster.task import RefitUntil, Task, unusual
+from cluster.task import WORKER_ENVIRONMENT, RefitUntil, Task, unusual
 from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, settled
 from recsys.data import schema
 from recsys.data.dataset import DatasetManifest, read_manifest
@@ -104,8 +104,7 @@ def train(
         if not before.finished:
             asked = (refit_epochs, begin_from, refit_until, rates, measure_test, teacher)
             with _ray(manifest, config, watch) as cpus:
-                streams = cpus is not None
-                _run(Task(dataset, folder, config, cpus or 0, *asked, streams=streams), watch)
+                _run(Task(dataset, folder, config, cpus, *asked), watch)
                 aside.submit(_draw, folder, config, watch)  # while Ray shuts down
         elif not (folder / runs.CURVES).exists():  # the start before was killed before it had drawn them
             _draw(folder, config, watch)
@@ -114,11 +113,11 @@ def train(
 
 @contextlib.contextmanager
 def _ray(manifest: DatasetManifest, config: Config, watch: "_Watch") -> Iterator[float | None]:
-    """For a `with`: Ray. Gives the CPUs that a task reserves which reads for a worker; None without Ray, where this process
-    trains, and streams nothing."""
+    """For a `with`: Ray, unless this process trains and streams nothing. Gives `Task.reader_cpus`."""
     cluster = config.cluster
     if cluster.in_process:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workers have it (`fit`), before PyTorch is loaded
+        for name, value in WORKER_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         from cluster.held import fit_in_memory
         from recsys.models import MODELS
 

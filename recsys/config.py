@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from recsys.errors import ConfigError
@@ -326,6 +334,14 @@ class ClusterConfig(Section):
     object_store_bytes: int = Field(1 << 30, ge=80 << 20)
     """Object store of a Ray started here; a Ray joined keeps its own."""
 
+    @field_validator("num_workers", mode="wrap")
+    @classmethod
+    def _told_as_one(cls, value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:  # which of the two kinds was meant pydantic cannot know
+            raise ValueError("give a whole number, or [least, most] with a least of 1") from None
+
     @model_validator(mode="after")
     def _least_first(self) -> "ClusterConfig":
         if self.least_workers > self.most_workers:
@@ -536,8 +552,6 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"][:2])  # the rest is pydantic's: which of several kinds it tried
     what = first["msg"].lower().removeprefix("value error, ")
-    if name == "cluster.num_workers":
-        what = "give a whole number, or [least, most] with a least of 1"
     told = f"{name} = {first['input']!r}" if "." in name else name
     return f"{told}: {what}. `recsys config` documents every setting."
 

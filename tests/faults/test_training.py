@@ -137,6 +137,7 @@ def test_t5_asked_to_stop_it_leaves_a_checkpoint_within_the_grace_period(root, u
     assert "same command goes on" in ended.err
     again = start(root, name, cluster__checkpoint_steps="none").finish()
     assert_same_end(again, undisturbed)
+    assert again.result["resumed_from"] == 1
     assert again.resumes()[-1]["lost_steps"] <= 8, "a checkpoint was written just in time"
 
 

@@ -161,6 +161,7 @@ ENTRYPOINT = "python train.py /storage/dataset --set cluster.storage=/storage/ru
         (ENTRYPOINT + "&& recsys export /storage/runs/films", "&& in entrypoint"),
         (ENTRYPOINT + "> log", "> in entrypoint"),
         (ENTRYPOINT + "--set cluster.num_workers=8", "8 CPUs in its workers, 10 needed"),
+        (ENTRYPOINT + "--set cluster.num_workers=0", "cluster.num_workers = 0 would train in the head's pod"),
         (ENTRYPOINT + "--set cluster.use_gpu=yes", "0 GPUs in its workers"),
         ("python train.py /storage/dataset", "cluster.storage = runs is on none of its volumes"),
     ],
