@@ -13,19 +13,27 @@ from recsys.bundle.read import open_bundle
 from recsys.errors import ConfigError, RequestError
 from recsys.retrieval.answers import answer_json, to_json
 from recsys.retrieval.recommender import Recommender
-from recsys.retrieval.requests import Condition, Request
+from recsys.retrieval.requests import Condition, Event, Request
 
 
 def answers(bundle: Path, users: Sequence[str], asked: Request) -> list[dict[str, Any]]:
-    """What to watch next for each user, as the service says it. Raises RequestError for an impossible request."""
+    """What to watch next for each user, or where there is none for who has the history or nothing, as the service says it.
+    Raises RequestError for an impossible request."""
     recommender = Recommender(open_bundle(store.resolve(bundle)))
+    requests = [replace(asked, user=user) for user in users] or [asked]
     told = []
-    for user, answer in zip(users, recommender.recommend([replace(asked, user=user) for user in users]), strict=True):
+    for request, answer in zip(requests, recommender.recommend(requests), strict=True):
         if isinstance(answer, RequestError):
             raise answer
-        shown = user.encode("utf-8", "replace").decode()  # a command line may carry what is no character
+        # A command line may carry what is no character.
+        shown = None if request.user is None else request.user.encode("utf-8", "replace").decode()
         told.append({"user": shown, **answer_json(answer, recommender.items.describe)})
     return told
+
+
+def history(items: Sequence[str]) -> tuple[Event, ...] | None:
+    """What `--history` says, oldest first."""
+    return tuple(Event(item) for item in items) or None
 
 
 def conditions(text: str) -> tuple[Condition, ...]:
@@ -50,8 +58,9 @@ def print_json(answer: dict[str, Any]) -> None:
 
 def print_answer(answer: dict[str, Any]) -> None:
     """A table of titles with scores."""
-    why = f"; {answer['reason']}" if answer["reason"] else ""
-    title = f"User {answer['user']} ({answer['path']}, bundle {answer['bundle']}{why})"
+    why = "; ".join([answer["reason"] or "", *(f"unknown item {item}" for item in answer["unknown_items"])]).strip("; ")
+    who = "Somebody unknown" if answer["user"] is None else f"User {answer['user']}"
+    title = f"{who} ({answer['path']}, bundle {answer['bundle']}{f'; {why}' if why else ''})"
     score = "times watched" if answer["path"] == "popular" else "score"
     explained = ("because of",) if any("because" in item for item in answer["items"]) else ()
     rows = [

@@ -71,6 +71,8 @@ def print_json(found: Comparison) -> None:
 
 def print_tables(found: Comparison) -> None:
     """Some users' lists, then what all have in common."""
+    if found.first == found.second:
+        console.say(f"Both are one and the same: {found.first}.")
     for lists in found.shown:
         width = max(len(lists.first), len(lists.second))
         rows = [

@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that `recsys --help` answers at once.
 """
 
+import signal
 import sys
 import traceback
 from contextlib import AbstractContextManager, nullcontext
@@ -18,9 +19,11 @@ from cluster.cli_events import events_app
 from cluster.cli_runs import runs_app
 from recsys import __version__
 from recsys.config import Config, describe, load_config
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, Interrupted, RecsysError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+STOPPED = 128 + signal.SIGINT
+
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(events_app, name="events")
 app.add_typer(bench_app, name="bench")
@@ -48,8 +51,10 @@ def main() -> None:
     except OSError as error:  # no right to a file, no room, no such folder: the path says what to mend
         console.err.print(f"{type(error).__name__}: {error}", markup=False)
         sys.exit(5)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == STOPPED:  # Typer's own, without a word
+            console.err.print("Interrupted.")
+        raise
     except Exception:
         traceback.print_exc()
         console.err.print("This should not have happened: please report it with the lines above.")
@@ -194,8 +199,7 @@ def train(
                 teacher=teacher and (folder_of(teacher, Path(settings.cluster.storage)) or teacher),
             )
     except KeyboardInterrupt:
-        console.err.print("Interrupted. The same command goes on from the last checkpoint.")
-        raise
+        raise Interrupted("The same command goes on from the last checkpoint.", signal.SIGINT) from None
     print_run(result, settings.train.metric)
 
 
@@ -333,8 +337,7 @@ def reproduce(
         with console.ProgressView(metric=found.config.train.metric) as view:
             trials = make(found, work, view, chosen)
     except KeyboardInterrupt:
-        console.err.print("Interrupted. The same command goes on with what is missing.")
-        raise
+        raise Interrupted("The same command goes on with what is missing.", signal.SIGINT) from None
     told = report.summary(found, trials, f"recsys reproduce {Path(recipe).name}")
     page = None if told["missing_seeds"] else write(told, out)
     if json_:
@@ -355,7 +358,11 @@ def reproduce(
 @app.command()
 def recommend(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder with a CURRENT one.")],
-    user: Annotated[list[str], typer.Option("--user", help="A user's id; may be repeated.")],
+    user: Annotated[list[str] | None, typer.Option("--user", help="A user's id; may be repeated.")] = None,
+    history_: Annotated[
+        list[str] | None,
+        typer.Option("--history", help="An item's id that was taken, oldest first; may be repeated. Needs no --user."),
+    ] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many items.")] = 10,
     mode: Annotated[str, typer.Option(help="auto, ann or exact.")] = "auto",
     filter_: Annotated[
@@ -367,13 +374,13 @@ def recommend(
     explain: Annotated[bool, typer.Option("--explain", help="Say what in the history pulled each item up.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Print who should watch what next, without a server: the same recommender answers."""
-    from cluster.ask import answers, conditions, print_answer, print_json
+    """Print who should watch what next, without a server: the same recommender answers. Of nobody: what a stranger gets."""
+    from cluster.ask import answers, conditions, history, print_answer, print_json
     from recsys.retrieval.requests import Request
 
     order = {"diversity": diversity, "popularity": popularity, "recency": recency, "explain": explain}
-    asked = Request(k=k, mode=mode, filters=conditions(filter_), **order)  # type: ignore[arg-type]
-    for answer in answers(bundle, user, asked):
+    asked = Request(history=history(history_ or ()), k=k, mode=mode, filters=conditions(filter_), **order)  # type: ignore[arg-type]
+    for answer in answers(bundle, user or (), asked):
         (print_json if json_ else print_answer)(answer)
 
 
@@ -387,12 +394,16 @@ def score(
     set_: SetOption = None,
 ) -> None:
     """Write what every known user should watch next, on Ray, cluster.num_workers at a time."""
+    from cluster.score import refuse
     from cluster.score import score as answer_all
     from cluster.session import session
 
     cluster = load_config(config, set_ or ()).cluster
-    with console.ProgressView() as view, session(cluster):
-        users = answer_all(bundle, out, k=k, mode=mode, workers=cluster.most_workers, progress=view.stage)  # type: ignore[arg-type]
+    known = refuse(bundle, out, k=k, mode=mode)  # type: ignore[arg-type]
+    with console.ProgressView() as view:
+        view.note(f"{known:,} users to score: starting Ray and {cluster.most_workers} of its actors, which takes a while.")
+        with session(cluster):
+            users = answer_all(bundle, out, k=k, mode=mode, workers=cluster.most_workers, progress=view.stage)  # type: ignore[arg-type]
     console.say(f"Lists of {users:,} users: {out}")
 
 
@@ -411,16 +422,23 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="TOML file of the keys that may ask.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Beyond loopback without keys.")] = False,
     events: Annotated[str, typer.Option(help="Where events go: auto, none, a file, redis, redis://HOST:PORT/0.")] = "auto",
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of Prometheus' metrics; unset: a free one.")
+    ] = None,
 ) -> None:
     """Answer over HTTP until Ctrl-C."""
-    from serve.app import metrics_url, run
+    from serve.app import logs_folder, metrics_url, run
     from serve.args import make_args
 
     told = {"host": host, "port": port, "replicas": replicas, "events": events, "open": open_}
     told |= {} if keys is None else {"keys": str(keys.resolve())}
-    told |= {name: value for name, value in {"ingress": ingress, "gpus": gpus}.items() if value is not None}
+    told |= {
+        name: value
+        for name, value in {"ingress": ingress, "gpus": gpus, "metrics_port": metrics_port}.items()
+        if value is not None
+    }
     args = make_args(profile, bundles=str(bundles.resolve()), name=name, **told)
-    run(args, ready=lambda url: console.say_serving(url, metrics_url()))
+    run(args, ready=lambda url: console.say_serving(url, metrics_url(), logs_folder()), tell=console.news)
 
 
 @app.command()
@@ -459,6 +477,3 @@ def _toml(value: Any) -> str:
 
 
 __all__ = ["Config", "ConfigError", "app", "main"]
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ from cluster import console
 from recsys.errors import BundleError, ConfigError
 
 bundle_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, check, switch and compare published bundles.")
+VersionsArgument = Annotated[Path, typer.Argument(help="Folder of one bundle's versions, or a root with one only.")]
 
 
 @bundle_app.command("list")
@@ -49,28 +50,30 @@ def bundle_verify(bundle: Annotated[Path, typer.Argument(help="A bundle, or a fo
 
 @bundle_app.command("promote")
 def bundle_promote(
-    bundles: Annotated[Path, typer.Argument(help="Folder of one bundle's versions.")],
+    bundles: VersionsArgument,
     version: Annotated[str, typer.Argument(help="The version to serve from now on.")],
 ) -> None:
     """Make a version the one served."""
     from recsys.bundle import store
     from recsys.retrieval.recommender import Recommender
 
-    console.say(f"{bundles}: now serves {store.promote(bundles, version, check=Recommender)}.")
+    folder = store.of_one_name(bundles)
+    console.say(f"{folder}: now serves {store.promote(folder, version, check=Recommender)}.")
 
 
 @bundle_app.command("rollback")
-def bundle_rollback(bundles: Annotated[Path, typer.Argument(help="Folder of one bundle's versions.")]) -> None:
+def bundle_rollback(bundles: VersionsArgument) -> None:
     """Serve again what was served before the current version."""
     from recsys.bundle import store
     from recsys.retrieval.recommender import Recommender
 
-    console.say(f"{bundles}: now serves {store.rollback(bundles, check=Recommender)}.")
+    folder = store.of_one_name(bundles)
+    console.say(f"{folder}: now serves {store.rollback(folder, check=Recommender)}.")
 
 
 @bundle_app.command("canary")
 def bundle_canary(
-    bundles: Annotated[Path, typer.Argument(help="Folder of one bundle's versions.")],
+    bundles: VersionsArgument,
     version: Annotated[str | None, typer.Argument(help="The version that some users are to be answered from.")] = None,
     share: Annotated[float, typer.Option(help="Which share of the users.")] = 0.05,
     off: Annotated[bool, typer.Option("--off", help="No longer.")] = False,
@@ -81,8 +84,9 @@ def bundle_canary(
 
     if (version is None) != off:
         raise ConfigError("recsys bundle canary: give a version, or --off.")
-    store.set_canary(bundles, version, share, check=Recommender)
-    console.say(f"{bundles}: no canary." if version is None else f"{bundles}: {version} answers {share:.1%} of the users.")
+    folder = store.of_one_name(bundles)
+    store.set_canary(folder, version, share, check=Recommender)
+    console.say(f"{folder}: no canary." if version is None else f"{folder}: {version} answers {share:.1%} of the users.")
 
 
 @bundle_app.command("compare")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -124,10 +125,16 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
-def say_serving(url: str, metrics: str | None = None) -> None:
-    """Where to look, once the service answers. metrics: where those of this host are, for Prometheus."""
+def say_serving(url: str, metrics: str | None = None, logs: Path | None = None) -> None:
+    """Where to look, once the service answers. metrics, logs: where those of this host are."""
     told = f", metrics: {metrics}" if metrics else ""
+    told += f", logs: {logs}" if logs else ""
     say(f"Serving on {url} (page: {url}/, API: {url}/docs{told}). Ctrl-C stops.")
+
+
+def news(text: str) -> None:
+    """A line of what happens meanwhile, on standard error. It may hold what came from anywhere."""
+    err.print(printable(text))
 
 
 def print_json(value: Any) -> None:

@@ -46,12 +46,10 @@ def score(
     """Write what every known user should watch next to `lists`/*.parquet (LISTS), all of it or nothing. Returns how many users.
 
     bundle: a bundle, or a folder with a CURRENT one; workers: Ray actors, one CPU each, that share the mapped files.
-    Ray is connected by the caller (`cluster.session`). Raises BundleError, RequestError for an impossible `k`, and
-    ConfigError where `lists` holds something already.
+    Ray is connected by the caller (`cluster.session`). Raises what `refuse` raises.
     """
-    check(Request(k=k, mode=mode))
+    users = refuse(bundle, lists, k=k, mode=mode)
     folder = store.resolve(bundle).resolve()
-    users = len(Recommender(open_bundle(folder)).bundle.users)  # a bad bundle is refused here, not in an actor
     with _staged(Path(lists).resolve()) as staging:
         done = 0
         for scored in _scored(Scorer, (folder, staging, k, mode), users, workers):
@@ -60,6 +58,21 @@ def score(
         if done != users:
             raise RecsysError(f"{done:,} of {users:,} users were scored; nothing was written. Start again.")
     return users
+
+
+def refuse(bundle: Path, lists: Path, *, k: int = 10, mode: Mode = "auto") -> int:
+    """What `score` would not begin with, told before there is a Ray. Returns how many users there are to score.
+
+    Raises BundleError, RequestError for an impossible `k`, and ConfigError where `lists` holds something already.
+    """
+    check(Request(k=k, mode=mode))
+    _refuse_full(Path(lists))
+    return len(Recommender(open_bundle(store.resolve(bundle))).bundle.users)
+
+
+def _refuse_full(place: Path) -> None:
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ConfigError(f"{place}: holds something already. Give a new or an empty folder.")
 
 
 def _scored(scorer: Any, args: tuple[Any, ...], users: int, workers: int) -> Iterator[int]:
@@ -103,9 +116,7 @@ class Scorer:
 
 @contextmanager
 def _staged(place: Path) -> Iterator[Path]:
-    """A folder beside `place` that takes its place if all goes well. Raises ConfigError where there is something already."""
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ConfigError(f"{place}: holds something already. Give a new or an empty folder.")
+    """A folder beside `place` that takes its place if all goes well. Raises ConfigError where none can be made."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))

@@ -88,11 +88,25 @@ def takes_gpu(config: ClusterConfig) -> bool:
     """Whether each worker takes a GPU. Raises ConfigError where GPUs are demanded and there are too few."""
     enough = _total("GPU") >= config.least_workers
     if config.use_gpu == "yes" and not enough:
-        raise ConfigError(
-            f"cluster.use_gpu = yes, but Ray sees fewer than {config.least_workers} GPUs. "
-            "Lower cluster.num_workers, or set auto."
-        )
+        raise _too_few_gpus(config, f"Ray sees {_total('GPU'):g}")
     return enough and config.use_gpu != "no"
+
+
+def refuse_without_gpus(config: ClusterConfig) -> None:
+    """Raises ConfigError where GPUs are demanded of this machine, and there are too few: before Ray starts on it."""
+    elsewhere = not config.in_process and (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+    if config.use_gpu != "yes" or elsewhere:
+        return
+    import torch  # which takes long to load, but is needed then
+
+    if (found := torch.cuda.device_count()) < config.least_workers:
+        raise _too_few_gpus(config, f"PyTorch sees {found} here")
+
+
+def _too_few_gpus(config: ClusterConfig, found: str) -> ConfigError:
+    return ConfigError(
+        f"cluster.use_gpu = yes, which takes {config.least_workers} GPUs, but {found}. Lower cluster.num_workers, or set auto."
+    )
 
 
 def _total(resource: str) -> float:

@@ -28,7 +28,6 @@ from recsys.data import schema
 from recsys.data.dataset import UserFile, read_manifest
 from recsys.data.histories import Histories, Pairs
 from recsys.data.plan import Leg, MacroBatch, owners, plan_after, rest, step_sizes
-from recsys.errors import ConfigError
 from recsys.evaluation import ranking
 from recsys.evaluation.candidates import candidates
 from recsys.evaluation.ranking import RankingSums
@@ -78,8 +77,6 @@ class Share:
     def _device(self) -> torch.device:
         if not self.config.cluster.in_process:
             return ray.train.torch.get_device()
-        if self.config.cluster.use_gpu == "yes" and not torch.cuda.is_available():
-            raise ConfigError("cluster.use_gpu = yes, but PyTorch finds no GPU here. Set auto, or let a worker train.")
         gpu = self.config.cluster.use_gpu != "no" and torch.cuda.is_available()
         return torch.device("cuda" if gpu else "cpu")
 

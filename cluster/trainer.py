@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import interrupts, resuming, runs
-from cluster.session import reader_cpus, session
+from cluster.session import reader_cpus, refuse_without_gpus, session
 from cluster.task import WORKER_ENVIRONMENT, RefitUntil, Task, unusual
 from recsys.config import LOWER_IS_BETTER, MODEL_NAMES, RANKING_METRICS, Config, check_model, settled
 from recsys.data import schema
@@ -84,6 +84,7 @@ def train(
     dataset = Path(dataset).resolve()
     manifest = read_manifest(dataset)
     check(manifest, config, dataset)
+    refuse_without_gpus(config.cluster)
     begin_from = Path(begin_from).resolve() if begin_from is not None else None
     config = _settled(config, manifest, begin_from)
     teacher = Path(teacher).resolve() if teacher is not None else None

@@ -10,8 +10,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from serve.http import create_app
 from serve.keys import Keys
 from serve.live import Live
 from serve.metrics import RayMetrics
+from serve.news import Tell, told_while
 from serve.ports import require_port
 from serve.proxy import CALLBACK, VARIABLE
 
@@ -84,6 +86,9 @@ def _log_as_serve_does() -> None:
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = logging.getLogger("ray.serve").handlers, False
         ours.setLevel(logging.INFO)
+        for handler in ours.handlers:
+            if isinstance(handler, MemoryHandler):  # for speed, Serve keeps a thousand lines back: of requests, which are many
+                handler.flushLevel = logging.WARNING
 
 
 def build(args: ServeArgs) -> ray_serve.Application:
@@ -125,23 +130,24 @@ def _located(args: ServeArgs) -> ServeArgs:
     return args.model_copy(update={name: str(Path(path).resolve()) for name, path in paths.items() if path is not None})
 
 
-def run(args: ServeArgs, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM. ready: called with the URL once requests are answered.
+def run(args: ServeArgs, ready: Callable[[str], None] | None = None, tell: Tell | None = None) -> None:
+    """Serve until SIGINT or SIGTERM. ready: called with the URL once requests are answered. tell: called, from a thread, with
+    what replicas have to say, where Ray starts here.
 
     Raises ConfigError for a port in use, BundleError for a bundle that cannot be served.
     """
-    with told_to_stop() as stop, serving(args, owns_process=True) as url:
+    with told_to_stop() as stop, serving(args, owns_process=True, tell=tell) as url:
         if ready:
             ready(url)
         stop.wait()
 
 
 @contextmanager
-def serving(args: ServeArgs, *, owns_process: bool = False) -> Iterator[str]:
+def serving(args: ServeArgs, *, owns_process: bool = False, tell: Tell | None = None) -> Iterator[str]:
     """The service's URL, for the time of a `with`; afterwards only what was started here is shut down.
 
     Runs on the Ray this process uses, else the one RAY_ADDRESS names, else one started here on the loopback interface.
-    owns_process: the process ends at once where a Ray that was started here is gone before its time is over.
+    owns_process: the process ends at once where a Ray that was started here is gone before its time is over. tell: as of `run`.
     """
     args = args.model_copy(update={"port": require_port(args.host, args.port)})
     # Asked here too, before a process is started: what cannot be is refused at once, a bundle hashed once for all replicas.
@@ -153,8 +159,9 @@ def serving(args: ServeArgs, *, owns_process: bool = False) -> Iterator[str]:
     Recommender(open_bundle(resolve(Path(args.bundles), args.name)))
     with _ray(args) as ours, _serve(args, goes_with_ray=ours and args.ingress == "ray"):
         try:
-            ray_serve.run(build(_with_gpus(args) if ours else args), name=APP_NAME, route_prefix="/")
-            yield url_of(args)
+            with told_while(logs_folder(), tell) if ours and tell else nullcontext():
+                ray_serve.run(build(_with_gpus(args) if ours else args), name=APP_NAME, route_prefix="/")
+                yield url_of(args)
         finally:
             if ours and owns_process:
                 end_without_ray(ray.get_runtime_context().gcs_address)
@@ -185,6 +192,12 @@ def url_of(args: ServeArgs) -> str:
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{args.port}"
 
 
+def logs_folder() -> Path:
+    """Where Serve's logs are on this host."""
+    here = ray.get_runtime_context()
+    return Path(here.get_temp_dir(), here.get_session_name(), "logs", "serve")
+
+
 def metrics_url() -> str | None:
     """Where Ray tells the metrics of this host, seen from it; None where it does not say."""
     here = ray.get_runtime_context().get_node_id()
@@ -205,6 +218,8 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
     if not os.environ[VARIABLE].isdecimal():
         raise ConfigError(f"${VARIABLE} is {os.environ[VARIABLE]!r}: set it to a number of questions, or unset it.")
     address = os.environ.get("RAY_ADDRESS")
+    if address and args.metrics_port is not None:
+        raise ConfigError("metrics_port: the Ray that $RAY_ADDRESS names has its own: see its nodes. Leave it out.")
     with own_sigterm_kept():
         ray_started(partial(ray.init, **({"address": address} if address else _local_ray(args)), **QUIET), address)
     try:
@@ -225,7 +240,8 @@ def _require_haproxy_flags(args: ServeArgs) -> None:
 
 def _local_ray(args: ServeArgs) -> dict[str, Any]:
     # Logical CPUs need not be cores; Serve's own processes reserve none.
-    return {
+    told = {} if args.metrics_port is None else {"_metrics_export_port": require_port("0.0.0.0", args.metrics_port)}
+    return told | {
         "address": "local",
         "num_cpus": int(args.replicas * args.cpus) + 2,
         "object_store_memory": OBJECT_STORE_BYTES,

@@ -81,6 +81,9 @@ class ServeArgs(BaseModel):
     """Share of a replica's time in which it answers queries a second time, exactly, to see what the index misses; 0: none."""
     exact_share: float = Field(0.5, ge=0, le=1)
     """Share of its time that exact search may take where the index misses too much; beyond it, the index answers, marked so."""
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    """Port at which Prometheus finds this host's metrics, where `recsys serve` starts Ray itself; unset: a free one. A Ray that
+    runs has its own."""
     access_log: bool = False
     """Write a line for every request into Serve's logs."""
     log_format: Literal["text", "json"] = "text"

@@ -16,7 +16,7 @@ from recsys.errors import RequestError
 from serve import problems, schemas
 from serve.admin import PREFIX as ADMIN
 from serve.admin import add_admin
-from serve.args import MAX_ID_LENGTH, MAX_QUERY_LENGTH, ServeArgs
+from serve.args import MAX_ID_LENGTH, ServeArgs
 from serve.convert import manifest_json, problem_of
 from serve.events.feed import Feed
 from serve.keys import Keys
@@ -89,7 +89,7 @@ class App(FastAPI):
 
 
 def _add_recommend(app: App, service: Service) -> None:
-    most = service.args.max_k
+    alike = schemas.alike_model(service.args.max_k)
 
     async def recommend(request: HttpRequest) -> Response:
         """What to take next: for a known user, for a history, for a stranger, or for each of a list of these."""
@@ -121,23 +121,21 @@ def _add_recommend(app: App, service: Service) -> None:
         return answered(await service.keep(await _body_of(request)))
 
     @app.get("/v1/items/{item_id:path}/similar", tags=["catalogue"], response_model=schemas.Recommendation)
-    async def similar(item_id: IdPath, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)) -> Response:
+    async def similar(item_id: IdPath, asked: Annotated[alike, Query()]) -> Response:  # type: ignore[valid-type]
         """Items like this one."""
-        return answered(await service.similar(item_id, k))
+        return answered(await service.similar(item_id, asked.k))  # type: ignore[attr-defined]
 
 
 def _add_catalogue(app: FastAPI, service: Service) -> None:
     @app.get("/v1/items", tags=["catalogue"], response_model=schemas.ItemList)
-    async def search(
-        query: Annotated[str, Query(max_length=MAX_QUERY_LENGTH)], limit: Annotated[int, Query(ge=1, le=100)] = 10
-    ) -> Response:
+    async def search(asked: Annotated[schemas.Titles, Query()]) -> Response:
         """Items by words of their titles."""
-        return answered(await service.search(query, limit))
+        return answered(await service.search(asked.query, asked.limit))
 
     @app.get("/v1/users/{user_id:path}", tags=["catalogue"], response_model=schemas.User)
-    async def user(user_id: IdPath, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
+    async def user(user_id: IdPath, asked: Annotated[schemas.Latest, Query()]) -> Response:
         """A known user and the latest of what he took."""
-        return answered(await service.user(user_id, limit))
+        return answered(await service.user(user_id, asked.limit))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

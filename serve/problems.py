@@ -36,12 +36,14 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 
 # Where pydantic's own words are of Python.
 WORDS = {
-    "model_type": "should be a JSON object",
+    "string_type": 'should be a string, such as "1"',
     "dict_type": "should be a JSON object",
     "list_type": "should be a list",
     "missing": "is missing",
     "extra_forbidden": "there is no such field",
 }
+OBJECTS = {"HistoryEvent": '{"item": "1"}', "ColumnFilter": '{"any": ["Comedy"]}', "NewEvent": '{"user": "1", "item": "1"}'}
+"""What an object of a class could be."""
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word, and not always an error of ours
@@ -96,6 +98,9 @@ def explain(errors: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _in_words(error: Any) -> str:
+    if error["type"] == "model_type":
+        example = OBJECTS.get(error["ctx"]["class_name"])
+        return f"should be a JSON object{f', such as {example}' if example else ''}"
     told: str = error["msg"]
     return WORDS.get(error["type"]) or told[:1].lower() + told[1:]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from recsys.retrieval.audit import AuditReport
-from serve.args import MAX_EVENTS, MAX_FILTERS, MAX_ID_LENGTH, MAX_LIST, MAX_VALUES
+from serve.args import MAX_EVENTS, MAX_FILTERS, MAX_ID_LENGTH, MAX_LIST, MAX_QUERY_LENGTH, MAX_VALUES
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Column = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -80,6 +80,35 @@ class RecommendRequest(_In):
     """More of what came lately (up to 1), or long ago (down to -1); only where events have times."""
     explain: bool = False
     """Say of each item what in the history pulled it up."""
+
+
+class _Asked(BaseModel):
+    """What stands behind the question mark of an address: text, so that numbers are read from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Titles(_Asked):
+    """Of which titles."""
+
+    query: Annotated[str, Field(max_length=MAX_QUERY_LENGTH)]
+    """Words of the title."""
+    limit: int = Field(10, ge=1, le=100)
+    """Most items that come back."""
+
+
+class Latest(_Asked):
+    """How much of a user."""
+
+    limit: int = Field(100, ge=1, le=1000)
+    """Most events that come back."""
+
+
+class Alike(_Asked):
+    """How many similar items."""
+
+    k: int = Field(10, ge=1)
+    """How many items."""
 
 
 class NewEvent(_In):
@@ -268,6 +297,12 @@ def request_model(max_k: int) -> type[RecommendRequest]:
     """RecommendRequest with this service's `max_k` in it, so that checking and OpenAPI say the same."""
     k = (int, Field(min(10, max_k), ge=1, le=max_k, description=RecommendRequest.model_fields["k"].description))
     return create_model("RecommendRequest", __base__=RecommendRequest, __doc__=RecommendRequest.__doc__, k=k)
+
+
+def alike_model(max_k: int) -> type[Alike]:
+    """Alike with this service's `max_k` in it."""
+    k = (int, Field(min(10, max_k), ge=1, le=max_k, description=Alike.model_fields["k"].description))
+    return create_model("Alike", __base__=Alike, __doc__=Alike.__doc__, k=k)
 
 
 MANY = "Several requests; each is answered, or refused, by itself."

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
+from recsys.bundle.manifest import AGAIN
 from recsys.errors import BundleError
 
 AT_ONCE = 1 << 18  # rows of an array that are looked at together: of ten million, the marks of what is finite alone are .6 GB
@@ -59,13 +60,13 @@ def read_array(path: Path, dtype: DTypeLike, shape: tuple[int | None, ...]) -> N
             found_shape, fortran, found = _read_header(file)
             start = file.tell()
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: not a plain .npy array ({error}). Export again.") from None
+        raise BundleError(f"{path}: not a plain .npy array ({error}). {AGAIN}") from None
     expected = np.dtype(dtype)
     fits = len(found_shape) == len(shape) and all(b is None or a == b for a, b in zip(found_shape, shape, strict=True))
     if found != expected or fortran or not fits:
-        raise BundleError(f"{path}: holds {found} {found_shape}, not {expected} {shape}. Export again.")
+        raise BundleError(f"{path}: holds {found} {found_shape}, not {expected} {shape}. {AGAIN}")
     if path.stat().st_size != start + expected.itemsize * int(np.prod(found_shape, dtype=np.int64)):
-        raise BundleError(f"{path}: longer or shorter than its header says. Export again.")
+        raise BundleError(f"{path}: longer or shorter than its header says. {AGAIN}")
     if 0 in found_shape:
         return np.zeros(found_shape, expected)  # an empty file cannot be mapped
     return np.asarray(np.memmap(path, expected, "r", offset=start, shape=found_shape))  # a plain array indexes faster

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from recsys.bundle import receipt
-from recsys.bundle.manifest import FILES, FORMAT_VERSION, MANIFEST_FILE, MANIFEST_HASH, FileEntry, Manifest
+from recsys.bundle.manifest import AGAIN, FILES, FORMAT_VERSION, MANIFEST_FILE, MANIFEST_HASH, FileEntry, Manifest
 from recsys.errors import BundleError
 
 LARGEST_MANIFEST = 64 << 20
@@ -32,7 +32,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     path = folder / MANIFEST_FILE
     content = _read_plain(path)
     if _read_plain(folder / MANIFEST_HASH) != hash_line(content):
-        raise BundleError(f"{path}: altered since it was written ({MANIFEST_HASH} differs). Export again.")
+        raise BundleError(f"{path}: altered since it was written ({MANIFEST_HASH} differs). {AGAIN}")
     return _parse(path, content), hashlib.sha256(content).hexdigest()
 
 
@@ -56,7 +56,7 @@ def check_file(path: Path, entry: FileEntry) -> None:
     """Raises BundleError unless a file has the size and the hash that the manifest says."""
     size = path.stat().st_size
     if size != entry.size:
-        raise BundleError(f"{path}: {size:,} bytes, the manifest says {entry.size:,}. Export again.")
+        raise BundleError(f"{path}: {size:,} bytes, the manifest says {entry.size:,}. {AGAIN}")
     _compare(path, file_sha256(path), entry)
 
 
@@ -67,7 +67,7 @@ def check_bytes(path: Path, content: bytes, entry: FileEntry) -> None:
 
 def _compare(path: Path, found: str, entry: FileEntry) -> None:
     if found != entry.sha256:
-        raise BundleError(f"{path}: altered since it was written (SHA-256 differs). Export again.")
+        raise BundleError(f"{path}: altered since it was written (SHA-256 differs). {AGAIN}")
 
 
 def names_in(folder: Path) -> Iterator[str]:
@@ -79,7 +79,7 @@ def names_in(folder: Path) -> Iterator[str]:
         elif stat.S_ISREG(mode):
             yield path.name
         else:
-            raise BundleError(f"{path}: a link or special file, which no bundle holds. Export again.")
+            raise BundleError(f"{path}: a link or special file, which no bundle holds. {AGAIN}")
 
 
 def _compare_names(folder: Path, named: set[str]) -> None:
@@ -96,7 +96,7 @@ def _read_plain(path: Path) -> bytes:
     except (OSError, ValueError):
         raise BundleError(f"{path}: missing, so {path.parent} is no bundle. Make one: recsys export RUN") from None
     if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_MANIFEST:
-        raise BundleError(f"{path}: a link, a special file or too big. Export again.")
+        raise BundleError(f"{path}: a link, a special file or too big. {AGAIN}")
     return path.read_bytes()
 
 
@@ -104,15 +104,15 @@ def _parse(path: Path, content: bytes) -> Manifest:
     try:
         fields = json.loads(content, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: not JSON ({error}). Export again.") from None
+        raise BundleError(f"{path}: not JSON ({error}). {AGAIN}") from None
     _check_version(path, fields)
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}. Export again.") from None
+        raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}. {AGAIN}") from None
     for name in sorted(set(manifest.files) - FILES):
-        raise BundleError(f"{path}: names {name!r}, which is no file of a bundle. Export again.")
+        raise BundleError(f"{path}: names {name!r}, which is no file of a bundle. {AGAIN}")
     return manifest
 
 
@@ -126,7 +126,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_version(path: Path, fields: Any) -> None:
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise BundleError(f"{path}: names no format version. Export again.")
+        raise BundleError(f"{path}: names no format version. {AGAIN}")
     if version > FORMAT_VERSION:
         raise BundleError(
             f"{path}: format version {version}, written by {fields.get('writer')}; this release reads up to {FORMAT_VERSION}. "

@@ -10,6 +10,8 @@ MANIFEST_HASH = "manifest.sha256"  # of manifest.json, as `sha256sum -c` reads i
 CURRENT_FILE = "CURRENT"
 CANARY_FILE = "CANARY"
 SERVED_FILE = "SERVED"
+AGAIN = "Export again, or go back: recsys bundle rollback"
+"""What to do where a bundle is not as it was written."""
 
 ITEM_VECTORS = "item_vectors.npy"  # [N, D] float32, row = item; zeros where `index.faiss` does not hold the item
 USER_VECTORS = "user_vectors.npy"  # [U, D] float32, row = user; only where known_user = "table"

@@ -57,10 +57,25 @@ def current(folder: Path) -> Path:
     try:
         version = path.read_text("ascii").removesuffix("\n")
     except (OSError, ValueError):
-        raise BundleError(f"{path}: missing or altered. See `recsys bundle list`, then: recsys bundle promote") from None
+        raise BundleError(f"{path}: missing or altered. {_way_out(folder)}") from None
     if not PLAIN_NAME.fullmatch(version) or not _is_version(folder / version):
-        raise BundleError(f"{path}: names {version!r}, which is not here. Choose one: recsys bundle promote")
+        raise BundleError(f"{path}: names {version[:100]!r}, which is not here. {_way_out(folder)}")
     return folder / version
+
+
+def of_one_name(path: Path) -> Path:
+    """The folder of a name's versions: the path itself, or the only one under a root. Raises BundleError."""
+    path = Path(path)
+    if versions(path):
+        return path
+    if (path / MANIFEST_FILE).exists():
+        raise BundleError(f"{path}: is one version. Give the folder of all versions: {path.parent}")
+    folders = _names(path)
+    if len(folders) == 1:
+        return folders[0]
+    if folders:
+        raise BundleError(f"{path}: holds several names. Give the folder of one: {', '.join(map(str, folders))}")
+    raise BundleError(f"{path}: no bundles here. Make one: recsys export RUN {path}")
 
 
 def resolve(path: Path, name: str | None = None) -> Path:
@@ -112,15 +127,16 @@ def promote(folder: Path, version: str, check: Check | None = None) -> str:
 
 
 def rollback(folder: Path, check: Check | None = None) -> str:
-    """Serve again what was served before the current version, and is still here. Returns it. Raises BundleError where there is
-    none."""
+    """Serve again what was served before the current version, and is still here; or where CURRENT is broken, what was served
+    last. Returns it. Raises BundleError where there is none."""
     folder = Path(folder)
-    now = current(folder).name
-    served, here = _served_until(folder, now), versions(folder)
+    now, here = _served(folder), versions(folder)
+    served = _noted(folder) if now is None else _served_until(folder, now)
     while served and (served[-1] == now or served[-1] not in here):
         served.pop()
     if not served:
-        raise BundleError(f"{folder}: no version before {now} was served and is here. Choose one: recsys bundle promote")
+        what = "no version that was served" if now is None else f"no version before {now} was served and"
+        raise BundleError(f"{folder}: {what} is here. Choose one: recsys bundle list, recsys bundle promote")
     _verify_version(folder, served[-1], check)
     with locked(folder):
         _point(folder, served)
@@ -180,12 +196,16 @@ def _point(folder: Path, served: list[str]) -> None:
 
 def _served_until(folder: Path, now: str) -> list[str]:
     """What was served, up to the version that is served now, as far as it was noted."""
-    try:
-        served = (folder / SERVED_FILE).read_text("ascii").split()
-    except (OSError, ValueError):  # of before this was noted: by age
-        served = [version for version in versions(folder) if version < now]
+    served = _noted(folder, before=now)
     # Someone may have written CURRENT by hand, or died between the two.
     return served[: len(served) - served[::-1].index(now)] if now in served else [*served, now]
+
+
+def _noted(folder: Path, before: str | None = None) -> list[str]:
+    try:
+        return (folder / SERVED_FILE).read_text("ascii").split()
+    except (OSError, ValueError):  # of before this was noted: by age
+        return [version for version in versions(folder) if before is None or version < before]
 
 
 def _replace(folder: Path, name: str, line: str) -> None:
@@ -219,6 +239,10 @@ def _verify_version(folder: Path, version: str, check: Check | None) -> None:
     if version not in versions(folder):
         raise BundleError(f"{folder}: no version {version}. There are: {', '.join(versions(folder)) or 'none'}.")
     verify(folder / version, check)
+
+
+def _way_out(folder: Path) -> str:
+    return f"Serve what was served last: recsys bundle rollback {folder}, or choose: recsys bundle promote {folder} VERSION"
 
 
 def _is_version(path: Path) -> bool:

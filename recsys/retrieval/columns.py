@@ -22,6 +22,7 @@ from recsys.retrieval.requests import Condition, Value
 TEXT, NUMBER, FLAG = "a string", "a number", "true or false"
 OWN = schema.OWN_OF_BUNDLES
 SAMPLE = 1000  # values that are looked at to tell what a column is like
+NAMED, LONGEST = 3, 60  # values that no item has: how many are told, and how much of each
 REMEMBERED = 256  # lists of items: a quarter of a million items in four are 250 MB at the very most
 
 
@@ -33,6 +34,7 @@ class Columns:
         self._lookup = _Lookup(items, eligible)
         # Of an object of its own: a cache that held this one would be held by it, and Ray collects no such rings.
         self.allowed = lru_cache(REMEMBERED)(self._lookup.allowed)
+        self.nowhere = lru_cache(REMEMBERED)(self._lookup.nowhere)
 
     @property
     def names(self) -> list[str]:
@@ -67,6 +69,16 @@ class _Lookup:
         found = reduce(intersection, met, self._eligible)
         found.setflags(write=False)  # it is remembered
         return found
+
+    def nowhere(self, conditions: tuple[Condition, ...]) -> str | None:
+        """Which of the values that are asked for no item has, in words: misspelt, perhaps. None where all are there."""
+        told = [
+            f"{condition.column} {_shown(value)!r}"
+            for condition in conditions
+            for value in self.column(condition.column).nowhere(condition)
+        ]
+        more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+        return f"no item has {', '.join(told[:NAMED])}{more}" if told else None
 
     def column(self, name: str) -> "_Column":
         if name not in self._columns:
@@ -132,6 +144,10 @@ class _Column:
             hidden = union(*map(self._having, condition.none))
             parts.append(np.setdiff1d(self._all, hidden, assume_unique=True).astype(np.int32))
         return reduce(intersection, parts)
+
+    def nowhere(self, condition: Condition) -> list[Value]:
+        """Values asked for that no item has."""
+        return [value for value in condition.values if self._place_of(value) is None]
 
     def _having(self, value: Value) -> Items:
         place = self._place_of(value)
@@ -206,6 +222,10 @@ class _Column:
         kept = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
         order = np.argsort(values[kept], kind="stable")
         return values[kept][order], items[kept][order]
+
+
+def _shown(value: Value) -> Value:
+    return value if not isinstance(value, str) or len(value) <= LONGEST else f"{value[:LONGEST]}…"
 
 
 def _sort_of(value: Any) -> str | None:

@@ -172,7 +172,8 @@ class Recommender:
         """The answer with what is asked for beyond the list."""
         if request.reranks:
             found, query = self._reranked(request, found), replace(query, k=request.k)
-        answer = self._answer(query, taste, unknown, found)
+        nowhere = self._columns.nowhere(request.filters) if request.filters else None
+        answer = self._answer(query, taste, unknown, found, nowhere)
         return replace(answer, because=self._because(request, answer)) if request.explain else answer
 
     def _reranked(self, request: Request, found: Found) -> Found:
@@ -191,8 +192,8 @@ class Recommender:
             return [()] * len(answer.items)
         return causes(self.bundle.learnt_vectors[answer.items], *self._tastes.without_each(request.user, request.history))
 
-    def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found) -> Answer:
-        reasons = [taste.reason, found.reason, _shortage(query.k, found.items)]
+    def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found, nowhere: str | None = None) -> Answer:
+        reasons = [taste.reason, found.reason, nowhere, _shortage(query.k, found.items)]
         return Answer(
             item_ids=[self.items.ids[item] for item in found.items.tolist()],
             items=found.items,

@@ -233,8 +233,9 @@ class _Epoch:
         loss = float(self.sums[0])
         if not math.isfinite(loss):
             raise RecsysError(
-                f"{where}: the loss is {loss}. Resume from the last checkpoint with a smaller train.learning_rate, "
-                "or train.clip_norm=1; if it happens at once, look with `recsys inspect` for ratings far out of range."
+                f"{where}: the loss is {loss}. Train anew (another --name, if you gave one) with a smaller "
+                "train.learning_rate, or train.clip_norm=1; if it happens at once, look with `recsys inspect` for ratings "
+                "far out of range."
             )
 
     def stats(self) -> EpochStats:

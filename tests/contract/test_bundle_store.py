@@ -75,6 +75,36 @@ def test_where_nothing_was_noted_a_rollback_goes_by_age(root):
     assert store.promote(root / "films", second.name) and store.rollback(root / "films") == first.name
 
 
+def test_where_current_is_broken_a_rollback_serves_what_was_served_last(root):
+    first, second, third = (write_planted(root) for _ in range(3))
+    films = root / "films"
+    for broken in ("v9\n", "", "../films\n", "\0" * 30):
+        (films / "CURRENT").write_text(broken)
+        with pytest.raises(BundleError, match=f"recsys bundle rollback {films}"):
+            store.current(films)
+        assert store.rollback(films, check=Recommender) == third.name and store.current(films) == third
+    (films / "CURRENT").unlink()
+    (films / "SERVED").unlink()
+    assert store.rollback(films) == third.name, "by age, where nothing was noted"
+    (films / "CURRENT").unlink()
+    (films / "SERVED").write_text("v1\nv2\n")
+    with pytest.raises(BundleError, match="no version that was served is here"):
+        store.rollback(films)
+    assert (first / "manifest.json").exists() and (second / "manifest.json").exists()
+
+
+def test_the_folder_of_a_name_is_found_from_the_root(root):
+    with pytest.raises(BundleError, match="no bundles here"):
+        store.of_one_name(root)
+    bundle = write_planted(root)
+    assert store.of_one_name(root) == store.of_one_name(root / "films") == root / "films"
+    with pytest.raises(BundleError, match=f"is one version.*{root / 'films'}"):
+        store.of_one_name(bundle)
+    write_planted(root, name="shows")
+    with pytest.raises(BundleError, match=f"{root / 'films'}, {root / 'shows'}"):
+        store.of_one_name(root)
+
+
 def test_a_canary_is_another_version_and_ends_when_all_are_answered_from_it(root):
     first, second = write_planted(root), write_planted(root, promote=False)
     films = root / "films"

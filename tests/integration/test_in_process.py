@@ -99,9 +99,11 @@ def test_what_breaks_is_told_with_where(root, dataset, monkeypatch):
 
 
 def test_a_gpu_that_is_not_there_is_told(root, dataset, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ConfigError, match="finds no GPU here"):
-        train(dataset, settings(root, 2, "cluster.use_gpu=yes"), name="gpu")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for workers in (0, 1):  # before Ray is started, and a run begun
+        with pytest.raises(ConfigError, match="PyTorch sees 0 here"):
+            train(dataset, settings(root, 2, "cluster.use_gpu=yes", f"cluster.num_workers={workers}"), name="gpu")
+    assert not (root / "runs" / "gpu").exists()
 
 
 def test_workers_go_on_from_it_and_it_from_them(root, dataset):

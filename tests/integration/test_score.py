@@ -28,8 +28,9 @@ def test_every_user_gets_his_own_list_once(tmp_path, kind):
         (alone,) = recommender.recommend([Request(user=row["user_id"], k=5)])
         assert row["item_id"] == alone.item_ids and row["score"] == alone.scores.tolist()
         assert (row["path"], row["bundle"]) == ("exact", folder.name)
-    with pytest.raises(ConfigError, match="something already"):  # a second set of lists would give every user two
-        module.score(tmp_path / "bundles", tmp_path / "lists")
+    for begin in (module.refuse, module.score):  # a second set of lists would give every user two
+        with pytest.raises(ConfigError, match="something already"):
+            begin(tmp_path / "bundles", tmp_path / "lists")
     assert {path.name for path in tmp_path.iterdir() if path.name != "cache"} == {"bundles", "lists"}
 
 

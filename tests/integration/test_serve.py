@@ -223,11 +223,12 @@ def test_serve_run_builds_the_application_from_strings(root: Path, tmp_path: Pat
 
 
 @contextmanager
-def served_by_command(root: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def served_by_command(root: Path, log: Path, more: str = "") -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A process of its own that serves, in a group of its own, once it answers; and its address."""
     code = (
-        "from serve.app import run; from serve.args import ServeArgs;"
-        f"run(ServeArgs(bundles={str(root)!r}, port=0), ready=lambda url: print(url, flush=True)); print('ENDED')"
+        "import sys; from serve.app import run; from serve.args import ServeArgs;"
+        f"run(ServeArgs(bundles={str(root)!r}, port=0, {more}), ready=lambda url: print(url, flush=True),"
+        "tell=lambda text: print('TOLD', text, file=sys.stderr, flush=True)); print('ENDED')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with (
@@ -243,8 +244,15 @@ def served_by_command(root: Path, log: Path) -> Iterator[tuple[subprocess.Popen[
         yield process, url
 
 
-def test_sigterm_ends_the_command_cleanly_and_frees_the_port(root: Path, tmp_path: Path) -> None:
-    with served_by_command(root, tmp_path / "log") as (process, url):
+def test_the_command_tells_what_happens_and_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
+    root, port = tmp_path / "bundles", free_port()
+    world = planted(users=USERS)
+    first = write_planted(root, world=world)
+    with served_by_command(root, tmp_path / "log", f"watch_s=0.2, metrics_port={port}") as (process, url):
+        until(lambda: "recsys_bundle_swaps" in httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        second = write_planted(root, world=world)
+        swapped = f"bundle {second.name} answers from now on, in place of {first.name}"
+        until(lambda: swapped in (tmp_path / "log").read_text())
         process.terminate()
         rest = process.stdout.read()  # type: ignore[union-attr]
     assert process.returncode == 0 and b"ENDED" in rest

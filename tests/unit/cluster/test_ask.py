@@ -69,3 +69,16 @@ def test_why_is_shown_beside_what(bundle: Path, capsys: pytest.CaptureFixture[st
     for answer in ask.answers(bundle, ["u1"], Request(k=3, explain=True)):
         ask.print_answer(answer)
     assert "because of" in (out := capsys.readouterr().out) and out.count("Film") > 3
+
+
+def test_a_history_without_a_user_and_nothing_at_all_are_answered_too(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = [f"i{item}" for item in WORLD.wanted(1, 3)]
+    (answer,) = ask.answers(bundle, [], Request(k=5, history=ask.history([*taken, "i999"])))
+    assert answer["user"] is None and answer["path"] != "popular" and answer["unknown_items"] == ["i999"]
+    assert not {item["item_id"] for item in answer["items"]} & set(taken)
+    ask.print_answer(answer)
+    assert "Somebody unknown" in (out := capsys.readouterr().out) and "unknown item i999" in out
+    (stranger,) = ask.answers(bundle, [], Request(k=5, history=ask.history([])))
+    assert stranger["path"] == "popular"
+    known, more = (ask.answers(bundle, ["u1"], Request(k=5, history=ask.history(ids)))[0] for ids in ([], taken))
+    assert {item["item_id"] for item in known["items"]} >= set(taken) and known["items"] != more["items"]

@@ -34,10 +34,12 @@ def test_what_two_have_in_common(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["overlap"] == found.overlap
 
 
-def test_a_bundle_is_like_itself(tmp_path):
+def test_a_bundle_is_like_itself(tmp_path, capsys):
     folder = write_planted(tmp_path)
     found = bundle_compare.compare(folder, folder, users=10, show=0, k=3)
     assert (found.users, found.overlap, found.same_first, found.same, found.shown) == (10, 1, 1, 1, [])
+    bundle_compare.print_tables(found)
+    assert "one and the same" in capsys.readouterr().out
 
 
 def test_bundles_without_a_user_in_common_are_refused(tmp_path, monkeypatch):

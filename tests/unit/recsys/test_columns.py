@@ -103,6 +103,17 @@ def test_what_is_left_is_what_a_loop_leaves(rows, conditions, data):
     assert columns.allowed(tuple(conditions)) is found  # remembered
 
 
+def test_values_that_no_item_has_are_named():
+    rows = [{"genres": ["Drama"], "year": 1990, "score": 1.0, "language": "en", "new": True, "rooms": [1]}]
+    columns = Columns(table(rows), np.zeros(1, np.int32))
+    here = (Condition("genres", any=("Drama",), none=("Drama",)), Condition("year", equals=1990, min=3000.0))
+    assert columns.nowhere(here) is None
+    wrong = (Condition("genres", any=("Drama", "Comdy")), Condition("year", equals=2050))
+    assert columns.nowhere(wrong) == "no item has genres 'Comdy', year 2050"
+    many = Condition("genres", none=("x" * 1000, "b", "c", "d", "e"))
+    assert columns.nowhere((many,)) == f"no item has genres {'x' * 60 + '…'!r}, genres 'b', genres 'c' and 2 more"
+
+
 def test_columns_of_other_kinds_and_the_bundles_own_are_not_offered():
     columns = Columns(table([]), np.zeros(0, np.int32))
     assert columns.names == ["item_id", "genres", "year", "score", "language", "new", "rooms"]

@@ -144,6 +144,9 @@ def test_a_wrong_method_is_a_405_that_says_what_is_allowed(client: AppClient, me
         "/v1/users/" + "u" * 513,
         "/v1/users/",
         "/v1/users/u1?limit=-1",
+        "/v1/items?query=film&k=5",
+        "/v1/items/i1/similar?limit=5",
+        "/v1/users/u1?k=5",
     ],
 )
 def test_a_parameter_that_cannot_be_is_a_422(client: AppClient, path: str) -> None:

@@ -116,6 +116,28 @@ def test_a_filter_that_cannot_be_is_told(client: AppClient, told: Any, words: st
     assert response.status_code == 422 and words in response.text
 
 
+def test_what_a_filter_asks_for_and_no_item_has_is_told(client: AppClient) -> None:
+    answer = client.recommend({"user": "u0", "filter": {"genres": {"any": ["Comdy"]}}}).json()
+    assert answer["items"] == [] and answer["reason"] == "no item has genres 'Comdy'; no eligible item is left"
+    assert not answer["fallback"] and client.recommend({"user": "u0", "filter": {"year": {"min": 0}}}).json()["reason"] is None
+    answer = client.recommend({"user": "u0", "filter": {"genres": {"none": ["Horor"]}}}).json()
+    assert len(answer["items"]) == 10 and answer["reason"] == "no item has genres 'Horor'"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"user": 1}, 'user: should be a string, such as \\"1\\"'),
+        ({"history": ["i1"]}, 'history[0]: should be a JSON object, such as {\\"item\\": \\"1\\"}'),
+        ({"filter": {"genres": ["Comedy"]}}, 'filter.genres: should be a JSON object, such as {\\"any\\": [\\"Comedy\\"]}'),
+        ([], "body: should be a JSON object."),
+    ],
+)
+def test_what_should_be_there_instead_is_shown(client: AppClient, body: Any, words: str) -> None:
+    response = client.recommend(body)
+    assert response.status_code == 422 and words in response.text, response.text
+
+
 def test_an_unknown_user_gets_popular_items_marked_so(client: AppClient, recommender: Recommender) -> None:
     popular = [recommender.items.ids[item] for item in recommender.bundle.popular[:10]]
     for body in ({"user": "nobody"}, {}, {"history": []}, {"history": [{"item": "not in the catalogue"}]}):

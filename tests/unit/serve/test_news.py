@@ -1,0 +1,100 @@
+"""What replicas log reaches the terminal: warnings and errors, once, whole, and never a flood."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from serve import news
+
+LINE = "{level} 2026-11-30 03:00:13,551 recsys_recommend {replica} -- {text}\n"
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def now() -> list[float]:
+    return [0.0]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, told: list[str], now: list[float]) -> news.News:
+    return news.News(tmp_path, lambda text: told.append(text.split(" ", 1)[1]), clock=lambda: now[0])
+
+
+def log(folder: Path, text: str, level: str = "WARNING", replica: str = "a") -> None:
+    with (folder / f"replica_recsys_recommend_{replica}.log").open("a") as file:
+        file.write(LINE.format(level=level, replica=replica, text=text))
+
+
+def test_what_matters_is_told_once_by_however_many_replicas(tmp_path: Path, told: list[str], reader: news.News) -> None:
+    reader.look()
+    for replica in "abc":
+        log(tmp_path, "GET /v1/bundle 200", "INFO", replica)
+        log(tmp_path, "bundle v2 answers -- from now on", "WARNING", replica)
+        log(tmp_path, "v3 is not taken", "ERROR", replica)
+    (tmp_path / "proxy_1.log").write_text(LINE.format(level="ERROR", replica="p", text="of the proxy"))
+    reader.look()
+    reader.look()
+    assert told == ["bundle v2 answers -- from now on", "ERROR v3 is not taken"]
+
+
+def test_logs_in_json_say_the_same(tmp_path: Path, told: list[str], reader: news.News) -> None:
+    lines = [
+        json.dumps({"levelname": "ERROR", "message": "keys: not a TOML file", "request_id": "1"}),
+        json.dumps({"levelname": "INFO", "message": "fine"}),
+        '{"cut',
+    ]
+    (tmp_path / "replica_x.log").write_text("\n".join(lines) + "\nTraceback (most recent call last):\n")
+    reader.look()
+    assert told == ["ERROR keys: not a TOML file"]
+
+
+def test_a_line_is_told_when_it_is_whole(tmp_path: Path, told: list[str], reader: news.News) -> None:
+    path, line = tmp_path / "replica_x.log", LINE.format(level="ERROR", replica="x", text="zażółć").encode()
+    for part in (line[:20], line[20:-3], line[-3:]):
+        assert told == []
+        with path.open("ab") as file:
+            file.write(part)
+        reader.look()
+    assert told == ["ERROR zażółć"]
+
+
+def test_a_file_that_begins_anew_is_read_anew(tmp_path: Path, told: list[str], reader: news.News) -> None:
+    log(tmp_path, "one, and much more")
+    reader.look()
+    next(tmp_path.glob("replica_*")).unlink()
+    log(tmp_path, "two")
+    reader.look()
+    assert told == ["one, and much more", "two"]
+
+
+def test_a_flood_is_cut_and_the_same_is_told_again_later(
+    tmp_path: Path, told: list[str], reader: news.News, now: list[float]
+) -> None:
+    for number in range(100):
+        log(tmp_path, f"request {number} failed", "ERROR")
+        reader.look()
+    assert told == [*(f"ERROR request {number} failed" for number in range(news.MOST)), f"More, unread: {tmp_path}"]
+    now[0] += news.ROUND_S
+    log(tmp_path, "request 0 failed", "ERROR")
+    reader.look()
+    assert told[-1] == "ERROR request 0 failed" and len(told) == news.MOST + 2
+
+
+def test_a_thread_tells_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news, "EVERY_S", 0.01)
+    heard, texts = threading.Event(), []
+
+    def tell(text: str) -> None:
+        texts.append(text)
+        heard.set()
+
+    with news.told_while(tmp_path / "not yet", tell):
+        (tmp_path / "not yet").mkdir()
+        log(tmp_path / "not yet", "here")
+        assert heard.wait(10) and texts[0].endswith(" here")
