@@ -20,10 +20,11 @@ from serve import problems
 from serve.args import MAX_ID_LENGTH
 from serve.events.event import StoreError
 from serve.events.feed import Feed
-from serve.live import Live, give_way
+from serve.live import Live
 from serve.pages import answered
 from serve.problems import Problem
 from serve.schemas import CanaryInfo, Id, _In, _Out
+from serve.urgency import give_way
 
 PREFIX = "/v1/admin/"
 

@@ -37,6 +37,7 @@ from serve.metrics import RayMetrics
 from serve.news import Tell, told_while
 from serve.ports import require_port
 from serve.proxy import CALLBACK, VARIABLE
+from serve.urgency import reporters_give_way
 
 log = logging.getLogger("serve")
 
@@ -161,6 +162,8 @@ def serving(args: ServeArgs, *, owns_process: bool = False, tell: Tell | None = 
         try:
             with told_while(logs_folder(), tell) if ours and tell else nullcontext():
                 ray_serve.run(build(_with_gpus(args) if ours else args), name=APP_NAME, route_prefix="/")
+                if ours:
+                    reporters_give_way()
                 yield url_of(args)
         finally:
             if ours and owns_process:

@@ -2,10 +2,7 @@
 place in one step; a bad one is refused and the old one goes on. Beside it a canary may answer a share of the users.
 """
 
-import contextlib
 import logging
-import os
-import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +15,10 @@ from recsys.retrieval.audit import Audit
 from recsys.retrieval.recommender import Recommender
 from serve.args import ServeArgs
 from serve.schemas import Rejected
+from serve.urgency import give_way
 
 log = logging.getLogger("serve")
 
-NICENESS = 10
 CURRENT, CANARY = "current", "canary"
 
 
@@ -159,15 +156,6 @@ class Live:
         recommender = Recommender(bundle, audit=_audit_of(bundle, self._args), device=device)
         recommender.warm()
         return recommender
-
-
-def give_way() -> None:
-    """Make this thread less urgent than those that answer, where threads have a niceness of their own."""
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError):
-        urgency = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, urgency + NICENESS))
 
 
 def _audit_of(bundle: Bundle, args: ServeArgs) -> Audit | None:

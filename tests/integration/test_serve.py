@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import ray
 
@@ -29,6 +30,7 @@ from serve.args import ServeArgs
 from serve.client import Client
 from serve.ports import free_port
 from tests.bundles import planted, rehash, write_planted
+from tests.processes import below
 
 pytestmark = pytest.mark.ray
 
@@ -250,6 +252,8 @@ def test_the_command_tells_what_happens_and_sigterm_ends_it_cleanly(tmp_path: Pa
     first = write_planted(root, world=world)
     with served_by_command(root, tmp_path / "log", f"watch_s=0.2, metrics_port={port}") as (process, url):
         until(lambda: "recsys_bundle_swaps" in httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+        reporters = below(psutil.Process(process.pid), "DashboardAgent")  # else it would take a core from the answers
+        assert reporters and all(reporter.nice() == psutil.Process().nice() + 10 for reporter in reporters)
         second = write_planted(root, world=world)
         swapped = f"bundle {second.name} answers from now on, in place of {first.name}"
         until(lambda: swapped in (tmp_path / "log").read_text())
