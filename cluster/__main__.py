@@ -7,10 +7,11 @@ def main() -> None:
     """`cluster.cli.main`."""
     try:
         from cluster.cli import main as run
+
+        run()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
-    run()
 
 
 if __name__ == "__main__":

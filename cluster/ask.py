@@ -25,10 +25,15 @@ def answers(bundle: Path, users: Sequence[str], asked: Request) -> list[dict[str
     for request, answer in zip(requests, recommender.recommend(requests), strict=True):
         if isinstance(answer, RequestError):
             raise answer
-        # A command line may carry what is no character.
-        shown = None if request.user is None else request.user.encode("utf-8", "replace").decode()
+        shown = None if request.user is None else _characters(request.user)
+        answer = replace(answer, unknown_items=[_characters(item) for item in answer.unknown_items])
         told.append({"user": shown, **answer_json(answer, recommender.items.describe)})
     return told
+
+
+def _characters(text: str) -> str:
+    """A command line may carry what is no character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def history(items: Sequence[str]) -> tuple[Event, ...] | None:
@@ -58,7 +63,7 @@ def print_json(answer: dict[str, Any]) -> None:
 
 def print_answer(answer: dict[str, Any]) -> None:
     """A table of titles with scores."""
-    why = "; ".join([answer["reason"] or "", *(f"unknown item {item}" for item in answer["unknown_items"])]).strip("; ")
+    why = "; ".join([*filter(None, [answer["reason"]]), *(f"unknown item {item}" for item in answer["unknown_items"])])
     who = "Somebody unknown" if answer["user"] is None else f"User {answer['user']}"
     title = f"{who} ({answer['path']}, bundle {answer['bundle']}{f'; {why}' if why else ''})"
     score = "times watched" if answer["path"] == "popular" else "score"

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.data import schema
-from recsys.data.dataset import UserFile, read_items
+from recsys.data.dataset import UserFile, read_items, read_plain
 
 
 def item_ids(dataset: Path) -> pa.Array:
@@ -21,7 +20,7 @@ def item_ids(dataset: Path) -> pa.Array:
 def user_ids(dataset: Path, files: Iterable[UserFile]) -> pa.Array:
     """[U] of these files, by number: of all of a dataset's, row = user."""
     ordered = sorted(files, key=lambda file: file.first_user)
-    columns = [pq.read_table(dataset / schema.USERS_FOLDER / f.name, columns=[schema.USER_ID]).column(0) for f in ordered]
+    columns = [read_plain(dataset / schema.USERS_FOLDER / file.name, [schema.USER_ID]).column(0) for file in ordered]
     return pa.concat_arrays([chunk for column in columns for chunk in column.chunks] or [pa.array([], pa.string())])
 
 

@@ -48,8 +48,8 @@ def score(
     bundle: a bundle, or a folder with a CURRENT one; workers: Ray actors, one CPU each, that share the mapped files.
     Ray is connected by the caller (`cluster.session`). Raises what `refuse` raises.
     """
-    users = refuse(bundle, lists, k=k, mode=mode)
-    folder = store.resolve(bundle).resolve()
+    folder = store.resolve(bundle).resolve()  # once: another may be published meanwhile
+    users = refuse(folder, lists, k=k, mode=mode)
     with _staged(Path(lists).resolve()) as staging:
         done = 0
         for scored in _scored(Scorer, (folder, staging, k, mode), users, workers):

@@ -99,14 +99,15 @@ def refuse_without_gpus(config: ClusterConfig) -> None:
         return
     import torch  # which takes long to load, but is needed then
 
-    if (found := torch.cuda.device_count()) < config.least_workers:
-        raise _too_few_gpus(config, f"PyTorch sees {found} here")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0  # which some drivers count and cannot use
+    if found < config.least_workers:
+        raise _too_few_gpus(config, f"PyTorch can use {found} here")
 
 
 def _too_few_gpus(config: ClusterConfig, found: str) -> ConfigError:
-    return ConfigError(
-        f"cluster.use_gpu = yes, which takes {config.least_workers} GPUs, but {found}. Lower cluster.num_workers, or set auto."
-    )
+    wanted = "a GPU" if config.least_workers == 1 else f"{config.least_workers} GPUs"
+    fewer = "" if config.least_workers == 1 else "Lower cluster.num_workers, or "
+    return ConfigError(f"cluster.use_gpu = yes, which takes {wanted}, but {found}. {fewer}{'set' if fewer else 'Set'} auto.")
 
 
 def _total(resource: str) -> float:

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -158,13 +158,12 @@ def serving(args: ServeArgs, *, owns_process: bool = False, tell: Tell | None = 
         _tell_if_away(store)
         store.close()
     Recommender(open_bundle(resolve(Path(args.bundles), args.name)))
-    with _ray(args) as ours, _serve(args, goes_with_ray=ours and args.ingress == "ray"):
+    with _ray(args) as ours, _telling(tell if ours else None), _serve(args, goes_with_ray=ours and args.ingress == "ray"):
         try:
-            with told_while(logs_folder(), tell) if ours and tell else nullcontext():
-                ray_serve.run(build(_with_gpus(args) if ours else args), name=APP_NAME, route_prefix="/")
-                if ours:
-                    reporters_give_way()
-                yield url_of(args)
+            ray_serve.run(build(_with_gpus(args) if ours else args), name=APP_NAME, route_prefix="/")
+            if ours:
+                reporters_give_way()
+            yield url_of(args)
         finally:
             if ours and owns_process:
                 end_without_ray(ray.get_runtime_context().gcs_address)
@@ -195,6 +194,10 @@ def url_of(args: ServeArgs) -> str:
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{args.port}"
 
 
+def _telling(tell: Tell | None) -> AbstractContextManager[None]:
+    return nullcontext() if tell is None else told_while(logs_folder(), tell)
+
+
 def logs_folder() -> Path:
     """Where Serve's logs are on this host."""
     here = ray.get_runtime_context()
@@ -213,6 +216,9 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
     """Ray for the time of a `with`: joined, or started and shut down. Whether it was started."""
     if args.ingress == "haproxy":
         _require_haproxy_flags(args)
+    address = os.environ.get("RAY_ADDRESS")
+    if args.metrics_port is not None and (address or ray.is_initialized()):
+        raise ConfigError("metrics_port: a Ray that runs already has its own, which its nodes name. Leave it out.")
     if ray.is_initialized():
         yield False
         return
@@ -220,9 +226,6 @@ def _ray(args: ServeArgs) -> Iterator[bool]:
         os.environ.setdefault(name, value)
     if not os.environ[VARIABLE].isdecimal():
         raise ConfigError(f"${VARIABLE} is {os.environ[VARIABLE]!r}: set it to a number of questions, or unset it.")
-    address = os.environ.get("RAY_ADDRESS")
-    if address and args.metrics_port is not None:
-        raise ConfigError("metrics_port: the Ray that $RAY_ADDRESS names has its own: see its nodes. Leave it out.")
     with own_sigterm_kept():
         ray_started(partial(ray.init, **({"address": address} if address else _local_ray(args)), **QUIET), address)
     try:
@@ -243,7 +246,11 @@ def _require_haproxy_flags(args: ServeArgs) -> None:
 
 def _local_ray(args: ServeArgs) -> dict[str, Any]:
     # Logical CPUs need not be cores; Serve's own processes reserve none.
-    told = {} if args.metrics_port is None else {"_metrics_export_port": require_port("0.0.0.0", args.metrics_port)}
+    told = (
+        {}
+        if args.metrics_port is None
+        else {"_metrics_export_port": require_port("0.0.0.0", args.metrics_port, "--metrics-port")}
+    )
     return told | {
         "address": "local",
         "num_cpus": int(args.replicas * args.cpus) + 2,

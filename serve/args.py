@@ -100,6 +100,8 @@ class ServeArgs(BaseModel):
                 "beyond this machine only with keys: give --keys FILE (keys=FILE), or --open (open=true) where something else "
                 "guards the door"
             )
+        if self.metrics_port == self.port:
+            raise ValueError(f"metrics_port is port ({self.port}): choose another for one of them")
         if self.ingress == "haproxy" and self.is_loopback:
             raise ValueError(
                 "ingress=haproxy opens port 8404 on all interfaces: give --host 0.0.0.0 (host=0.0.0.0) too, behind a firewall"

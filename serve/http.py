@@ -93,7 +93,7 @@ def _add_recommend(app: App, service: Service) -> None:
 
     async def recommend(request: HttpRequest) -> Response:
         """What to take next: for a known user, for a history, for a stranger, or for each of a list of these."""
-        _require_json(request)
+        _require_json_alone(request)
         service.admit()
         return answered(await service.recommend(await request.body(), request_id_of(request.scope)))
 
@@ -197,12 +197,15 @@ def _routing_problem(request: HttpRequest, error: HTTPException) -> Problem:
     return Problem("not_found", "See /docs for what there is.", error.headers)
 
 
-def _require_json(request: HttpRequest) -> None:
-    """Also keeps other sites' pages from asking in a browser's name: only `simple` content types go without CORS."""
+def _require_json_alone(request: HttpRequest) -> None:
+    """With nothing in the address, which would be passed over. Also keeps other sites' pages from asking in a browser's name:
+    only `simple` content types go without CORS."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("not_json", "Send the header Content-Type: application/json.")
+    if request.scope["query_string"]:
+        raise problems.invalid([{"where": "query", "what": "this address takes no parameters: put them into the body"}])
 
 
 async def _body_of(request: HttpRequest) -> Any:
-    _require_json(request)
+    _require_json_alone(request)
     return parse(await request.body())

@@ -1,14 +1,19 @@
 """What replicas log that people should know, told in the terminal that serves: once, however many replicas say it."""
 
+import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from serve.urgency import give_way
+
 LEVELS = ("WARNING", "ERROR", "CRITICAL")
-EVERY_S = 0.5
+EVERY_S, PATIENCE_S = 0.5, 5.0
+AT_ONCE = 1 << 22  # bytes of a file
 ROUND_S = 60.0
 """For so long the same is not told again, nor more than MOST."""
 MOST = 20
@@ -19,19 +24,24 @@ Tell = Callable[[str], None]
 
 @contextmanager
 def told_while(folder: Path, tell: Tell) -> Iterator[None]:
-    """For a `with`: what is logged from now on in a folder of Serve's logs, in a thread."""
+    """For a `with`: what is logged in a folder of Serve's logs, of a Ray that has just started, in a thread."""
     ended = threading.Event()
 
     def keep_looking() -> None:
-        news = News(folder, tell)
-        while not ended.wait(EVERY_S):
-            news.look()
+        give_way()
+        news, last = News(folder, tell), False
+        while not last:
+            last = ended.wait(EVERY_S)  # and once more, for the last words
+            with contextlib.suppress(Exception):  # a terminal that is gone, or cannot show it
+                news.look()
 
-    threading.Thread(target=keep_looking, name="news", daemon=True).start()
+    thread = threading.Thread(target=keep_looking, name="news", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
+        thread.join(PATIENCE_S)
 
 
 class News:
@@ -39,7 +49,7 @@ class News:
 
     def __init__(self, folder: Path, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._tell, self._clock = folder, tell, clock
-        self._read: dict[Path, int] = {}
+        self._read: dict[Path, tuple[int, int]] = {}  # which file had this name, and how far it is read
         self._told: set[str] = set()
         self._began = clock()
 
@@ -53,13 +63,14 @@ class News:
                     self._tell_once(text)
 
     def _new_lines(self, path: Path) -> list[str]:
-        """Whole lines; all of a file that was begun anew, as full ones are."""
+        """Whole lines; of a file that was begun anew, as Ray does with full ones, from its beginning."""
         try:
-            start = self._read.get(path, 0)
             with path.open("rb") as file:
-                file.seek(start if path.stat().st_size >= start else 0)
-                whole, newline, cut = file.read().rpartition(b"\n")
-                self._read[path] = file.tell() - len(cut)
+                number = os.fstat(file.fileno()).st_ino
+                before, start = self._read.get(path, (number, 0))
+                file.seek(start if number == before else 0)
+                whole, newline, cut = file.read(AT_ONCE).rpartition(b"\n")
+                self._read[path] = number, file.tell() - len(cut) % AT_ONCE  # nothing is as long as that
         except OSError:  # it is just being renamed
             return []
         return whole.decode("utf-8", "replace").split("\n") if newline else []
@@ -77,7 +88,7 @@ def _told_of(line: str) -> str | None:
         try:
             record = json.loads(line)
             level, message = str(record.get("levelname")), str(record.get("message"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     else:
         level, message = line.partition(" ")[0], line.partition(" -- ")[2]

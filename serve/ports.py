@@ -14,14 +14,14 @@ CHOSEN_FROM = range(20_000, 30_000)
 TRIES = 100
 
 
-def require_port(host: str, port: int) -> int:
-    """`port` itself if it can be listened on, else ConfigError; for 0 a free one."""
+def require_port(host: str, port: int, option: str = "--port") -> int:
+    """`port` itself if it can be listened on, else ConfigError, which names the option; for 0 a free one."""
     if port == 0:
         return free_port(host)
     if (error := _refusal(host, port)) is not None:
         taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
         advice = (
-            "Stop what listens there, or choose another port: --port" if taken else "Give an address of this machine: --host"
+            f"Stop what listens there, or choose another port: {option}" if taken else "Give an address of this machine: --host"
         )
         raise ConfigError(f"{host}:{port} cannot be listened on ({error.strerror}). {advice}.")
     return port

@@ -40,7 +40,7 @@ WORDS = {
     "dict_type": "should be a JSON object",
     "list_type": "should be a list",
     "missing": "is missing",
-    "extra_forbidden": "there is no such field",
+    "extra_forbidden": "there is no such field",  # or parameter
 }
 OBJECTS = {"HistoryEvent": '{"item": "1"}', "ColumnFilter": '{"any": ["Comedy"]}', "NewEvent": '{"user": "1", "item": "1"}'}
 """What an object of a class could be."""

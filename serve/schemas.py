@@ -182,7 +182,7 @@ class Recommendation(_Out):
     fallback: bool
     """Whether this is less than was asked for, such as popular items for a user nobody knows."""
     reason: str | None
-    """Why, if so."""
+    """Why that, why the list was searched for exactly, or why it is short."""
     unknown_items: list[str]
     """Ids of the request that the catalogue does not have; they were passed over."""
     bundle: str

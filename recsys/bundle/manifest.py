@@ -10,7 +10,7 @@ MANIFEST_HASH = "manifest.sha256"  # of manifest.json, as `sha256sum -c` reads i
 CURRENT_FILE = "CURRENT"
 CANARY_FILE = "CANARY"
 SERVED_FILE = "SERVED"
-AGAIN = "Export again, or go back: recsys bundle rollback"
+AGAIN = "Export again, or serve another version: recsys bundle list, recsys bundle promote"
 """What to do where a bundle is not as it was written."""
 
 ITEM_VECTORS = "item_vectors.npy"  # [N, D] float32, row = item; zeros where `index.faiss` does not hold the item

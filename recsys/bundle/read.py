@@ -152,6 +152,8 @@ def _read_arrow(path: Path) -> pa.Table:
         table.validate()
     except (OSError, pa.ArrowException) as error:
         raise BundleError(f"{path}: not an Arrow file ({error}). Export again.") from None
+    if (column := schema.extension_column(table.schema)) is not None:
+        raise BundleError(f"{path}: {schema.REFUSED.format(column)}")
     return table
 
 

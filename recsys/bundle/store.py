@@ -69,8 +69,8 @@ def of_one_name(path: Path) -> Path:
     if versions(path):
         return path
     if (path / MANIFEST_FILE).exists():
-        raise BundleError(f"{path}: is one version. Give the folder of all versions: {path.parent}")
-    folders = _names(path)
+        raise BundleError(f"{path}: is one version. Give the folder of all versions: {path.resolve().parent}")
+    folders = list({folder.resolve(): folder for folder in _names(path)}.values())
     if len(folders) == 1:
         return folders[0]
     if folders:
@@ -128,7 +128,7 @@ def promote(folder: Path, version: str, check: Check | None = None) -> str:
 
 def rollback(folder: Path, check: Check | None = None) -> str:
     """Serve again what was served before the current version, and is still here; or where CURRENT is broken, what was served
-    last. Returns it. Raises BundleError where there is none."""
+    last. Returns it. Raises BundleError where there is none, or where another is served by the time that it was verified."""
     folder = Path(folder)
     now, here = _served(folder), versions(folder)
     served = _noted(folder) if now is None else _served_until(folder, now)
@@ -139,6 +139,8 @@ def rollback(folder: Path, check: Check | None = None) -> str:
         raise BundleError(f"{folder}: {what} is here. Choose one: recsys bundle list, recsys bundle promote")
     _verify_version(folder, served[-1], check)
     with locked(folder):
+        if _served(folder) != now:
+            raise BundleError(f"{folder}: another version is served since. Look, then ask again: recsys bundle list")
         _point(folder, served)
     return served[-1]
 
@@ -181,7 +183,7 @@ def state(folder: Path) -> str:
 def point(folder: Path, version: str) -> None:
     """Replace CURRENT as a whole; call it while `locked`."""
     now = _served(folder)
-    served = [] if now is None else _served_until(folder, now)
+    served = _noted(folder) if now is None else _served_until(folder, now)
     _point(folder, served if version == now else [*served, version])
 
 
@@ -196,16 +198,16 @@ def _point(folder: Path, served: list[str]) -> None:
 
 def _served_until(folder: Path, now: str) -> list[str]:
     """What was served, up to the version that is served now, as far as it was noted."""
-    served = _noted(folder, before=now)
+    served = _noted(folder) or [version for version in versions(folder) if version < now]  # of before this was noted: by age
     # Someone may have written CURRENT by hand, or died between the two.
     return served[: len(served) - served[::-1].index(now)] if now in served else [*served, now]
 
 
-def _noted(folder: Path, before: str | None = None) -> list[str]:
+def _noted(folder: Path) -> list[str]:
     try:
         return (folder / SERVED_FILE).read_text("ascii").split()
-    except (OSError, ValueError):  # of before this was noted: by age
-        return [version for version in versions(folder) if before is None or version < before]
+    except (OSError, ValueError):
+        return []
 
 
 def _replace(folder: Path, name: str, line: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -148,13 +149,15 @@ def verify(folder: Path, manifest: DatasetManifest) -> None:
 
 
 def check_file(path: Path, size: int, sha256: str) -> None:
-    """Raises DataError unless the file is there with this size and SHA-256."""
+    """Raises DataError unless the file is there with this size and SHA-256, and no value of it could run anything."""
     if not path.is_file():
         raise DataError(f"{path}: missing. Restore it or prepare the dataset again.")
     if path.stat().st_size != size:
         raise DataError(f"{path}: {path.stat().st_size:,} bytes, the manifest says {size:,}. Prepare the dataset again.")
     if file_sha256(path) != sha256:
         raise DataError(f"{path}: altered since it was written (SHA-256 differs). Prepare the dataset again.")
+    if path.suffix == ".parquet":
+        _refuse_extensions(path, pq.read_schema(path))
 
 
 def file_sha256(path: Path) -> str:
@@ -165,12 +168,23 @@ def file_sha256(path: Path) -> str:
 
 def read_items(folder: Path) -> pa.Table:
     """The catalogue, row number = item number."""
-    return pq.read_table(folder / schema.ITEMS_FILE)
+    return read_plain(folder / schema.ITEMS_FILE)
 
 
 def read_user_file(folder: Path, file: UserFile) -> pa.Table:
     """All rows of one user file (schema.USERS)."""
-    return pq.read_table(folder / schema.USERS_FOLDER / file.name)
+    return read_plain(folder / schema.USERS_FOLDER / file.name)
+
+
+def read_plain(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file of a dataset, all of it or some columns. Raises DataError at an extension type."""
+    _refuse_extensions(path, pq.read_schema(path))
+    return pq.read_table(path, columns=columns)
+
+
+def _refuse_extensions(path: Path, columns: pa.Schema) -> None:
+    if (column := schema.extension_column(columns)) is not None:
+        raise DataError(f"{path}: {schema.REFUSED.format(column)}")
 
 
 def read_histories(folder: Path, manifest: DatasetManifest, *roles: str) -> Histories:

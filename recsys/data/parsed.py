@@ -94,7 +94,7 @@ def _unpacked(path: Path | None) -> pa.Table | None:
     if path is None or _hash(data) != path.name.split(".")[2]:
         return None
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
-        return reader.read_all()
+        return None if schema.extension_column(reader.schema) else reader.read_all()
 
 
 def _hash(data: bytes) -> str:

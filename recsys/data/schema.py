@@ -23,6 +23,12 @@ LATELY = "lately"  # only in bundles: events by `recsys.data.recent`, where list
 ARRIVED = "arrived"  # only in bundles: the time of an item's first event, where events have times
 OWN_OF_BUNDLES = (ITEM, LATELY, ARRIVED)
 
+EXTENSION = b"ARROW:extension:name"  # where Arrow's files name a type that a library gives a meaning of its own
+REFUSED = (
+    "column {} is of an extension type, of which reading a value can run code that is in it. "
+    "Make it text, numbers or lists of them."
+)
+
 TRAIN, VALID, TEST = "train", "valid", "test"
 SEGMENTS = (TRAIN, VALID, TEST)
 END = "end"  # behind the last segment, where VALID and TEST name the borders before them
@@ -79,3 +85,20 @@ REJECTS = pa.schema(
         ("raw", pa.string()),
     ]
 )
+
+
+def extension_column(columns: pa.Schema) -> str | None:
+    """The first column that is or holds an extension type, whether this process knows it or not; None where there is none.
+
+    Ray Data unpickles the values of one of its own when they are looked at, in every process that has imported it.
+    """
+    return next((field.name for field in columns if _is_extension(field)), None)
+
+
+def _is_extension(field: pa.Field) -> bool:
+    kind = field.type
+    if isinstance(kind, pa.BaseExtensionType) or EXTENSION in (field.metadata or {}):
+        return True
+    if pa.types.is_dictionary(kind):
+        return isinstance(kind.value_type, pa.BaseExtensionType)
+    return any(_is_extension(kind.field(number)) for number in range(kind.num_fields))

@@ -146,8 +146,9 @@ class _Column:
         return reduce(intersection, parts)
 
     def nowhere(self, condition: Condition) -> list[Value]:
-        """Values asked for that no item has."""
-        return [value for value in condition.values if self._place_of(value) is None]
+        """Values asked for that no item has. Of those that are left out it says nothing: they take nothing away."""
+        asked = [*(condition.any or ()), *(condition.all or ()), *([] if condition.equals is None else [condition.equals])]
+        return [value for value in asked if self._place_of(value) is None]
 
     def _having(self, value: Value) -> Items:
         place = self._place_of(value)

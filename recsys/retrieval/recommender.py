@@ -172,8 +172,8 @@ class Recommender:
         """The answer with what is asked for beyond the list."""
         if request.reranks:
             found, query = self._reranked(request, found), replace(query, k=request.k)
-        nowhere = self._columns.nowhere(request.filters) if request.filters else None
-        answer = self._answer(query, taste, unknown, found, nowhere)
+        short = request.filters and len(found.items) < query.k
+        answer = self._answer(query, taste, unknown, found, self._columns.nowhere(request.filters) if short else None)
         return replace(answer, because=self._because(request, answer)) if request.explain else answer
 
     def _reranked(self, request: Request, found: Found) -> Found:

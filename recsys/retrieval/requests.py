@@ -102,8 +102,8 @@ class Answer:
     """The list, best first, and how it came about.
 
     scores: inner products (or cosines, of similar items); on the path `popular` how often each item was watched, lately or in
-    training. fallback: it is not the personal answer that was asked for; reason: why that, why exact, why fewer than k, or
-    which values of a filter no item has.
+    training. fallback: it is not the personal answer that was asked for; reason: why that, why exact, or why fewer than
+    k, and which of the values asked for no item has.
     unknown_items: ids in the request that are not in the catalogue. because: for each item what pulled it up, most first,
     where that was asked for. Where another order was asked for, scores stay the model's, and need not fall from item to item.
     """

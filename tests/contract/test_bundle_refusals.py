@@ -2,23 +2,25 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from recsys.bundle import inventory
+from recsys.bundle import inventory, store
 from recsys.bundle.arrays import read_array
 from recsys.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, MANIFEST_HASH
 from recsys.bundle.read import open_bundle
 from recsys.config import IndexConfig
 from recsys.errors import BundleError
 from recsys.retrieval.recommender import Recommender
-from tests.bundles import RIDGE, planted, rehash, reseal, write_planted
+from tests.bundles import RIDGE, contents_of, planted, rehash, reseal, write_planted
 from tests.encoders import ENCODED, encoder_bytes, external
 
 # A4: format versions
@@ -300,6 +302,15 @@ def test_pickles_are_refused(bundle, tmp_path):
     rehash(bundle, "popular.npy")
     with pytest.raises(BundleError, match="object"):
         open_bundle(bundle)
+
+
+def test_values_that_a_library_may_unpickle_are_refused(root):
+    told = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
+    items = contents_of(planted()).items
+    field = pa.field("poster", pa.large_binary(), metadata=told)
+    with pytest.raises(BundleError, match=r"items\.arrow: column poster is of an extension type"):
+        write_planted(root, items=items.append_column(field, pa.array([pickle.dumps(Bomb())] * len(items), field.type)))
+    assert store.listing(root) == []
 
 
 @pytest.mark.parametrize(

@@ -83,14 +83,30 @@ def test_where_current_is_broken_a_rollback_serves_what_was_served_last(root):
         with pytest.raises(BundleError, match=f"recsys bundle rollback {films}"):
             store.current(films)
         assert store.rollback(films, check=Recommender) == third.name and store.current(films) == third
+    (films / "CURRENT").write_text("v9\n")
+    store.promote(films, first.name)
+    assert store.rollback(films) == third.name, "what was served is still noted"
     (films / "CURRENT").unlink()
-    (films / "SERVED").unlink()
-    assert store.rollback(films) == third.name, "by age, where nothing was noted"
-    (films / "CURRENT").unlink()
-    (films / "SERVED").write_text("v1\nv2\n")
+    for noted in ("", "v1\nv2\n"):
+        (films / "SERVED").write_text(noted)
+        with pytest.raises(BundleError, match="no version that was served is here"):
+            store.rollback(films)
+    assert not (films / "CURRENT").exists() and (second / "manifest.json").exists()
+
+
+def test_what_was_never_served_is_not_rolled_back_to(root):
+    write_planted(root, promote=False)
     with pytest.raises(BundleError, match="no version that was served is here"):
-        store.rollback(films)
-    assert (first / "manifest.json").exists() and (second / "manifest.json").exists()
+        store.rollback(root / "films")
+
+
+def test_a_rollback_does_not_undo_what_was_published_meanwhile(root):
+    films = root / "films"
+    write_planted(root), write_planted(root)
+    published = []
+    with pytest.raises(BundleError, match="another version is served since"):
+        store.rollback(films, check=lambda bundle: published.append(write_planted(root)))
+    assert store.current(films) == published[0]
 
 
 def test_the_folder_of_a_name_is_found_from_the_root(root):
@@ -100,6 +116,9 @@ def test_the_folder_of_a_name_is_found_from_the_root(root):
     assert store.of_one_name(root) == store.of_one_name(root / "films") == root / "films"
     with pytest.raises(BundleError, match=f"is one version.*{root / 'films'}"):
         store.of_one_name(bundle)
+    (root / "alias").symlink_to(root / "films")
+    assert store.of_one_name(root).resolve() == (root / "films").resolve()
+    (root / "alias").unlink()
     write_planted(root, name="shows")
     with pytest.raises(BundleError, match=f"{root / 'films'}, {root / 'shows'}"):
         store.of_one_name(root)

@@ -99,9 +99,10 @@ def test_what_breaks_is_told_with_where(root, dataset, monkeypatch):
 
 
 def test_a_gpu_that_is_not_there_is_told(root, dataset, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)  # as with a driver that is too old
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for workers in (0, 1):  # before Ray is started, and a run begun
-        with pytest.raises(ConfigError, match="PyTorch sees 0 here"):
+        with pytest.raises(ConfigError, match="takes a GPU, but PyTorch can use 0 here"):
             train(dataset, settings(root, 2, "cluster.use_gpu=yes", f"cluster.num_workers={workers}"), name="gpu")
     assert not (root / "runs" / "gpu").exists()
 

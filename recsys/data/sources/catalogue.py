@@ -122,9 +122,12 @@ def _unused(name: str, used: set[str]) -> str:
 
 def _read_parquet(file: File) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(read_all(file)))
+        table = pq.read_table(pa.BufferReader(read_all(file)))
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file.name}: cut or damaged ({error}). Fetch it again.") from None
+    if (column := schema.extension_column(table.schema)) is not None:
+        raise DataError(f"{file.name}: {schema.REFUSED.format(column)}")
+    return table
 
 
 def first_of_each(table: pa.Table) -> pa.Table:

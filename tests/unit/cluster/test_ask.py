@@ -78,6 +78,9 @@ def test_a_history_without_a_user_and_nothing_at_all_are_answered_too(bundle: Pa
     assert not {item["item_id"] for item in answer["items"]} & set(taken)
     ask.print_answer(answer)
     assert "Somebody unknown" in (out := capsys.readouterr().out) and "unknown item i999" in out
+    (answer,) = ask.answers(bundle, [], Request(k=1, history=ask.history(["\udcff", "a;"])))
+    ask.print_json(answer)
+    assert json.loads(capsys.readouterr().out)["unknown_items"] == ["?", "a;"]
     (stranger,) = ask.answers(bundle, [], Request(k=5, history=ask.history([])))
     assert stranger["path"] == "popular"
     known, more = (ask.answers(bundle, ["u1"], Request(k=5, history=ask.history(ids)))[0] for ids in ([], taken))

@@ -110,7 +110,8 @@ def test_values_that_no_item_has_are_named():
     assert columns.nowhere(here) is None
     wrong = (Condition("genres", any=("Drama", "Comdy")), Condition("year", equals=2050))
     assert columns.nowhere(wrong) == "no item has genres 'Comdy', year 2050"
-    many = Condition("genres", none=("x" * 1000, "b", "c", "d", "e"))
+    assert columns.nowhere((Condition("genres", none=("Horor",)),)) is None, "it takes nothing away"
+    many = Condition("genres", any=("x" * 1000, "b"), all=("c", "d", "e"))
     assert columns.nowhere((many,)) == f"no item has genres {'x' * 60 + '…'!r}, genres 'b', genres 'c' and 2 more"
 
 

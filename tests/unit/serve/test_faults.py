@@ -153,6 +153,12 @@ def test_a_parameter_that_cannot_be_is_a_422(client: AppClient, path: str) -> No
     assert_problem(client.get(path), "invalid")
 
 
+@pytest.mark.parametrize("path", ["/v1/recommend?k=3", "/v1/events?k=3"])
+def test_parameters_after_a_body_are_not_passed_over(client: AppClient, path: str) -> None:
+    problem = assert_problem(client.post(path, content=b"{}", headers=JSON), "invalid")
+    assert "put them into the body" in problem["detail"]
+
+
 @pytest.mark.parametrize(
     "name", ["nobody", "a/b", "a%2Fb", "%00", "%F0%9F%8E%AC", "%FF", "%25", "..", "a?b", "similar/similar"]
 )

@@ -162,6 +162,7 @@ def test_sent_again_it_counts_once(client: AppClient, store: SqliteEvents) -> No
         ({"events": [{"user": "u0", "item": "i1"}] * 1001}, "events"),
         ({"events": [{"user": "u0", "item": "i1"}], "user": "u0"}, "user"),
         ([], "should be a JSON object"),
+        ({"events": ["i1"]}, 'events[0]: should be a JSON object, such as {\\"user\\": \\"1\\", \\"item\\": \\"1\\"}'),
     ],
 )
 def test_what_cannot_be_kept_is_told_and_nothing_is(client: AppClient, store: SqliteEvents, body: Any, words: str) -> None:

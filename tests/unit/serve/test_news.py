@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def test_logs_in_json_say_the_same(tmp_path: Path, told: list[str], reader: news
         json.dumps({"levelname": "ERROR", "message": "keys: not a TOML file", "request_id": "1"}),
         json.dumps({"levelname": "INFO", "message": "fine"}),
         '{"cut',
+        '{"a":' * 100_000,
     ]
     (tmp_path / "replica_x.log").write_text("\n".join(lines) + "\nTraceback (most recent call last):\n")
     reader.look()
@@ -67,10 +69,12 @@ def test_a_line_is_told_when_it_is_whole(tmp_path: Path, told: list[str], reader
 def test_a_file_that_begins_anew_is_read_anew(tmp_path: Path, told: list[str], reader: news.News) -> None:
     log(tmp_path, "one, and much more")
     reader.look()
-    next(tmp_path.glob("replica_*")).unlink()
-    log(tmp_path, "two")
+    path = next(tmp_path.glob("replica_*"))
+    path.rename(tmp_path / "replica_old.log.1")
+    for text in ("two, and more than the file before held", "three"):
+        log(tmp_path, text)
     reader.look()
-    assert told == ["one, and much more", "two"]
+    assert told == ["one, and much more", "two, and more than the file before held", "three"]
 
 
 def test_a_flood_is_cut_and_the_same_is_told_again_later(
@@ -98,3 +102,21 @@ def test_a_thread_tells_while_it_lasts(tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path / "not yet").mkdir()
         log(tmp_path / "not yet", "here")
         assert heard.wait(10) and texts[0].endswith(" here")
+        log(tmp_path / "not yet", "last words")
+    assert texts[1].endswith(" last words")
+
+
+def test_a_terminal_that_cannot_show_it_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news, "EVERY_S", 0.01)
+    shown = threading.Event()
+
+    def tell(text: str) -> None:
+        if text.endswith("first"):
+            raise OSError("the pipe is closed")
+        shown.set()
+
+    with news.told_while(tmp_path, tell):
+        log(tmp_path, "first")
+        time.sleep(0.1)
+        log(tmp_path, "second")
+        assert shown.wait(10)

@@ -120,8 +120,9 @@ def test_what_a_filter_asks_for_and_no_item_has_is_told(client: AppClient) -> No
     answer = client.recommend({"user": "u0", "filter": {"genres": {"any": ["Comdy"]}}}).json()
     assert answer["items"] == [] and answer["reason"] == "no item has genres 'Comdy'; no eligible item is left"
     assert not answer["fallback"] and client.recommend({"user": "u0", "filter": {"year": {"min": 0}}}).json()["reason"] is None
-    answer = client.recommend({"user": "u0", "filter": {"genres": {"none": ["Horor"]}}}).json()
-    assert len(answer["items"]) == 10 and answer["reason"] == "no item has genres 'Horor'"
+    for asked in ({"none": ["Horor"]}, {"any": ["Drama", "Drma"]}):
+        answer = client.recommend({"user": "u0", "k": 3, "filter": {"genres": asked}}).json()
+        assert len(answer["items"]) == 3 and answer["reason"] is None
 
 
 @pytest.mark.parametrize(

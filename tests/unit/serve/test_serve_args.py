@@ -34,6 +34,7 @@ def test_only_this_machine_is_listened_to_by_default() -> None:
         ({"ingress": "haproxy"}, "8404"),
         ({"host": "0.0.0.0"}, "only with keys"),
         ({"host": "::"}, "only with keys"),
+        ({"metrics_port": 8000}, "metrics_port is port"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(given: dict[str, object], told: str) -> None:
