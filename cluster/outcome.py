@@ -10,6 +10,10 @@ from recsys.errors import ConfigError
 
 SIDE_BY_SIDE = 4  # columns of metrics on a screen of 80
 NO_BETTER = "By {} this model is no better than {}: do not serve it in its place."
+TOO_ROUGH = (
+    "The index may find less than {} of exact lists (index.recall_floor), so lists are made exactly, which takes longer where "
+    "items are many. A larger index.hnsw_ef_search, index.ivf_probes or index.rerank finds more{}."
+)
 
 
 def print_counts(dataset: Path, summary: Any) -> None:
@@ -95,6 +99,11 @@ def overlay_curves(found: Any, out: Path) -> Path | None:
 def print_bundle(folder: Path) -> None:
     """What was published."""
     console.print_rows(f"Bundle {folder}", ("what", "value"), bundle_rows(folder))
+    manifest = store.read_manifest(folder)
+    if manifest.index is not None and manifest.index.recall_low < manifest.recall_floor:
+        console.say(
+            TOO_ROUGH.format(manifest.recall_floor, "; or directions as index.hnsw_graph" * (manifest.index.kind == "hnsw"))
+        )
     if any(each.current and each.version == folder.name for each in store.listing(folder.parent)):
         return console.say(f"Next: recsys serve {folder.parent}")
     console.say(f"Next: recsys bundle promote {folder.parent} {folder.name}, or serve it alone: recsys serve {folder}")

@@ -271,6 +271,9 @@ class IndexConfig(Section):
     """Candidates looked at while building."""
     hnsw_ef_search: int = Field(128, ge=1)
     """Candidates looked at while searching."""
+    hnsw_graph: Literal["products", "directions"] = "products"
+    """What makes items neighbours: large inner products, or like directions, whatever the vectors' lengths. The latter finds
+    more where lengths differ threefold, and less where they differ more than tenfold: export says what each finds."""
     ivf_lists: int | None = Field(None, ge=1)
     """Cells; unset: 4 times the root of the number of items."""
     ivf_probes: int = Field(32, ge=1)

@@ -35,7 +35,7 @@ from serve.keys import Keys
 from serve.live import Live
 from serve.metrics import RayMetrics
 from serve.news import Tell, told_while
-from serve.ports import require_port
+from serve.ports import end_orphan, require_port
 from serve.proxy import CALLBACK, VARIABLE
 from serve.urgency import reporters_give_way
 
@@ -150,7 +150,6 @@ def serving(args: ServeArgs, *, owns_process: bool = False, tell: Tell | None = 
     Runs on the Ray this process uses, else the one RAY_ADDRESS names, else one started here on the loopback interface.
     owns_process: the process ends at once where a Ray that was started here is gone before its time is over. tell: as of `run`.
     """
-    args = args.model_copy(update={"port": require_port(args.host, args.port)})
     # Asked here too, before a process is started: what cannot be is refused at once, a bundle hashed once for all replicas.
     if args.keys is not None:
         Keys(Path(args.keys))
@@ -158,6 +157,7 @@ def serving(args: ServeArgs, *, owns_process: bool = False, tell: Tell | None = 
         _tell_if_away(store)
         store.close()
     Recommender(open_bundle(resolve(Path(args.bundles), args.name)))
+    args = args.model_copy(update={"port": require_port(args.host, args.port)})
     with _ray(args) as ours, _telling(tell if ours else None), _serve(args, goes_with_ray=ours and args.ingress == "ray"):
         try:
             ray_serve.run(build(_with_gpus(args) if ours else args), name=APP_NAME, route_prefix="/")
@@ -246,11 +246,10 @@ def _require_haproxy_flags(args: ServeArgs) -> None:
 
 def _local_ray(args: ServeArgs) -> dict[str, Any]:
     # Logical CPUs need not be cores; Serve's own processes reserve none.
-    told = (
-        {}
-        if args.metrics_port is None
-        else {"_metrics_export_port": require_port("0.0.0.0", args.metrics_port, "--metrics-port")}
-    )
+    told: dict[str, Any] = {}
+    if args.metrics_port is not None:
+        end_orphan(args.metrics_port)
+        told["_metrics_export_port"] = require_port("0.0.0.0", args.metrics_port, "--metrics-port")
     return told | {
         "address": "local",
         "num_cpus": int(args.replicas * args.cpus) + 2,

@@ -20,6 +20,7 @@ from serve.urgency import give_way
 log = logging.getLogger("serve")
 
 CURRENT, CANARY = "current", "canary"
+HERE = "…"  # in place of the folder above the bundles, where callers are told
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class Live:
 
     def without_paths(self, text: str) -> str:
         """For callers: not where the bundles lie here."""
-        return text.replace(f"{self._root}/", "").replace(str(self._root), self._root.name)
+        return text.replace(f"{self._root}/", f"{HERE}/{self._root.name}/").replace(
+            str(self._root), f"{HERE}/{self._root.name}"
+        )
 
     def watch(self) -> None:
         """Look every `watch_s` seconds, in a thread, until `stop`."""
@@ -106,14 +109,22 @@ class Live:
                 log.exception("looking for a new bundle failed")
 
     def _look_for_canary(self, folder: Path) -> None:
-        told = None if self.is_fixed else store.canary(folder.parent)
+        told, before = None if self.is_fixed else store.canary(folder.parent), self.served
         if told is None or told[0] == self.served.recommender.bundle.version:
             self._bad.pop(CANARY, None)
             self.served = replace(self.served, canary=None, share=0.0)
-            return
-        version, share = told
-        canary = self._taken(CANARY, folder.parent / version)
-        self.served = replace(self.served, canary=canary, share=share if canary is not None else 0.0)
+        else:
+            version, share = told
+            canary = self._taken(CANARY, folder.parent / version)
+            self.served = replace(self.served, canary=canary, share=share if canary is not None else 0.0)
+        if (self.served.canary, self.served.share) != (before.canary, before.share):
+            now = self.served.canary
+            answers = (
+                "no canary answers"
+                if now is None
+                else f"canary {now.bundle.version} answers {self.served.share:.1%} of the users"
+            )
+            log.warning("%s from now on", answers)
 
     def _taken(self, role: str, folder: Path) -> Recommender | None:
         """A bundle's recommender; None for a bad one, which is not opened again until one of its files is another."""

@@ -14,9 +14,10 @@ from serve.urgency import give_way
 LEVELS = ("WARNING", "ERROR", "CRITICAL")
 EVERY_S, PATIENCE_S = 0.5, 5.0
 AT_ONCE = 1 << 22  # bytes of a file
-ROUND_S = 60.0
-"""For so long the same is not told again, nor more than MOST."""
-MOST = 20
+SAME_S = 15.0
+"""So long after one replica another may say the same, which is not told again."""
+ROUND_S, MOST = 60.0, 20
+"""In so long no more lines are told than that."""
 LONGEST = 2_000  # characters of a line
 
 Tell = Callable[[str], None]
@@ -50,17 +51,17 @@ class News:
     def __init__(self, folder: Path, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._tell, self._clock = folder, tell, clock
         self._read: dict[Path, tuple[int, int]] = {}  # which file had this name, and how far it is read
-        self._told: set[str] = set()
-        self._began = clock()
+        self._told: dict[str, tuple[Path, float]] = {}  # by whom each was told, and when
+        self._began, self._lines = clock(), 0
 
     def look(self) -> None:
         """Tell what is new."""
         if self._clock() - self._began >= ROUND_S:
-            self._told, self._began = set(), self._clock()
+            self._told, self._began, self._lines = {}, self._clock(), 0
         for path in sorted(self._folder.glob("replica_*.log")):
             for line in self._new_lines(path):
                 if (text := _told_of(line)) is not None:
-                    self._tell_once(text)
+                    self._tell_unless_told(path, text)
 
     def _new_lines(self, path: Path) -> list[str]:
         """Whole lines; of a file that was begun anew, as Ray does with full ones, from its beginning."""
@@ -75,11 +76,13 @@ class News:
             return []
         return whole.decode("utf-8", "replace").split("\n") if newline else []
 
-    def _tell_once(self, text: str) -> None:
-        if text in self._told or len(self._told) > MOST:
+    def _tell_unless_told(self, path: Path, text: str) -> None:
+        by, when = self._told.get(text, (path, 0.0))
+        if (by != path and self._clock() - when < SAME_S) or self._lines > MOST:
             return
-        self._told.add(text)
-        self._tell(f"{time.strftime('%H:%M:%S')} {text if len(self._told) <= MOST else f'More, unread: {self._folder}'}")
+        self._told[text] = path, self._clock()
+        self._lines += 1
+        self._tell(f"{time.strftime('%H:%M:%S')} {text if self._lines <= MOST else f'More, unread: {self._folder}'}")
 
 
 def _told_of(line: str) -> str | None:

@@ -1,8 +1,11 @@
 """Which port to listen on: the one asked for, if nobody has it, or a free one."""
 
+import contextlib
 import errno
 import random
 import socket
+
+import psutil
 
 from recsys.errors import ConfigError
 
@@ -12,6 +15,7 @@ from recsys.errors import ConfigError
 # Ray makes dozens while it starts.
 CHOSEN_FROM = range(20_000, 30_000)
 TRIES = 100
+AGENT, PATIENCE_S = "ray::DashboardAgent", 5.0
 
 
 def require_port(host: str, port: int, option: str = "--port") -> int:
@@ -37,6 +41,19 @@ def free_port(host: str = "127.0.0.1") -> int:
             raise ConfigError(f"{host} cannot be listened on ({error.strerror}). Give an address of this machine: --host.")
     span = f"{CHOSEN_FROM.start}..{CHOSEN_FROM.stop - 1}"
     raise ConfigError(f"{host}: nobody may listen on any of {TRIES} ports tried of {span}. Name one yourself: --port.")
+
+
+def end_orphan(port: int) -> None:
+    """End the agent of a Ray that was killed, which else holds its port for a minute more, and with it who starts anew."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.status != psutil.CONN_LISTEN or not connection.pid or connection.laddr[1:2] != (port,):
+            continue
+        with contextlib.suppress(psutil.Error):
+            holder = psutil.Process(connection.pid)
+            parent = holder.parent()
+            if AGENT in " ".join(holder.cmdline()[:1]) and (parent is None or parent.name() != "raylet"):
+                holder.kill()  # it does not mind SIGTERM
+                holder.wait(PATIENCE_S)
 
 
 def _refusal(host: str, port: int) -> OSError | None:

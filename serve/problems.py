@@ -42,6 +42,8 @@ WORDS = {
     "missing": "is missing",
     "extra_forbidden": "there is no such field",  # or parameter
 }
+TYPES = ("str", "bool", "int", "float")
+"""Where a value may be of several, pydantic tells of each under its name."""
 OBJECTS = {"HistoryEvent": '{"item": "1"}', "ColumnFilter": '{"any": ["Comedy"]}', "NewEvent": '{"user": "1", "item": "1"}'}
 """What an object of a class could be."""
 
@@ -106,5 +108,7 @@ def _in_words(error: Any) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
+    if len(location) > 1 and location[-1] in TYPES:
+        location = location[:-1]
     steps = [f"[{step}]" if isinstance(step, int) else f".{str(step)[:100]}" for step in location]
     return "".join(steps).removeprefix(".") or "body"

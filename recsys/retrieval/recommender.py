@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle.arrays import release
+from recsys.bundle.manifest import IndexReport
 from recsys.bundle.read import Bundle
 from recsys.errors import RequestError
 from recsys.retrieval import golden, requests, rerank
-from recsys.retrieval.ann import is_exact
+from recsys.retrieval.ann import AUDIT_BATCH, is_exact
 from recsys.retrieval.audit import Audit, AuditReport
 from recsys.retrieval.catalogue import NO_ITEMS, Catalogue
 from recsys.retrieval.columns import Columns
@@ -54,7 +55,8 @@ class Recommender:
         self.bundle = bundle
         self.items = Catalogue(bundle.items)
         self._tastes = Tastes(bundle, self.items, known_until or bundle.manifest.known_until)
-        self._columns = Columns(bundle.items, np.sort(bundle.popular) if bundle.indexed is None else bundle.indexed)
+        self._eligible = np.sort(bundle.popular) if bundle.indexed is None else bundle.indexed
+        self._columns = Columns(bundle.items, self._eligible)
         self._searcher = None if bundle.item_vectors is None else Searcher(bundle, audit, device)
         golden.check(bundle, self.recommend)
         golden.check_index(whole)
@@ -101,6 +103,17 @@ class Recommender:
         _ = self.items.by_popularity, self.items.by_arrival
         if self.bundle.item_vectors is not None:
             _ = self._without_biases
+
+    def recalls(self, users: Sequence[str], report: IndexReport) -> list[float]:
+        """What the index finds of the exact lists of some users, as they are served: without what they have seen, where the
+        bundle says so. Only of those for whom it is asked. report: the settings that it is asked with."""
+        if self._searcher is None:
+            return []
+        prepared = [self._prepare(Request(user=user)) for user in users]
+        queries = [each[0] for each in prepared if not isinstance(each, RequestError) and each[0].vector is not None]
+        searcher = self._searcher.tuned(report)
+        batches = [queries[start : start + AUDIT_BATCH] for start in range(0, len(queries), AUDIT_BATCH)]
+        return [recall for batch in batches for recall in searcher.recalls(batch) if recall is not None]
 
     @property
     def audit(self) -> AuditReport | None:
@@ -172,9 +185,17 @@ class Recommender:
         """The answer with what is asked for beyond the list."""
         if request.reranks:
             found, query = self._reranked(request, found), replace(query, k=request.k)
-        short = request.filters and len(found.items) < query.k
-        answer = self._answer(query, taste, unknown, found, self._columns.nowhere(request.filters) if short else None)
+        why = self._why_short(request) if len(found.items) < query.k else None
+        answer = self._answer(query, taste, unknown, found, why)
         return replace(answer, because=self._because(request, answer)) if request.explain else answer
+
+    def _why_short(self, request: Request) -> str | None:
+        """What of the request nothing comes of: values that no item has, items that have no place in any list."""
+        nowhere = self._columns.nowhere(request.filters) if request.filters else None
+        allowed = union(self.items.numbers(request.allow or ())[0])
+        unranked = len(allowed) - int(contains(self._eligible, allowed).sum())
+        untrained = f"{unranked} of the allowed items were not watched in training" if unranked else None
+        return "; ".join(filter(None, [nowhere, untrained])) or None
 
     def _reranked(self, request: Request, found: Found) -> Found:
         dials = [(request.popularity, self.items.by_popularity[found.items])] if request.popularity else []
@@ -192,8 +213,8 @@ class Recommender:
             return [()] * len(answer.items)
         return causes(self.bundle.learnt_vectors[answer.items], *self._tastes.without_each(request.user, request.history))
 
-    def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found, nowhere: str | None = None) -> Answer:
-        reasons = [taste.reason, found.reason, nowhere, _shortage(query.k, found.items)]
+    def _answer(self, query: Query, taste: Taste, unknown: list[str], found: Found, why_short: str | None = None) -> Answer:
+        reasons = [taste.reason, found.reason, why_short, _shortage(query.k, found.items)]
         return Answer(
             item_ids=[self.items.ids[item] for item in found.items.tolist()],
             items=found.items,

@@ -5,13 +5,14 @@ Shapes: B queries, N items, D dimensions.
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.bundle.manifest import IndexReport
 from recsys.bundle.read import Bundle
 from recsys.errors import ConfigError
 from recsys.retrieval import ann
@@ -91,7 +92,7 @@ class Searcher:
         if told.why_exact is not None and asked:
             self.audit.took((time.perf_counter() - began) * len(asked) / len(queries))
         if asked:
-            self.audit.offer(partial(self._found_of, asked[0]))
+            self.audit.offer(lambda: self.recalls(asked[:1])[0])
         return found
 
     def _judged(self, audit: Audit, queries: int) -> _Told:
@@ -102,13 +103,24 @@ class Searcher:
             return _Told(why_exact=MISSES)
         return _Told(degraded=DEGRADED)
 
-    def _found_of(self, query: Query) -> float | None:
-        """The share of the exact list that the index finds; None where it is not asked."""
-        (by_index,) = self._search([query], self._told)
-        if by_index.path != "ann":
-            return None
-        (exact,) = self._search([replace(query, mode="exact")], self._told)
-        return len(np.intersect1d(by_index.items, exact.items)) / len(exact.items) if len(exact.items) else None
+    def recalls(self, queries: Sequence[Query]) -> list[float | None]:
+        """Of each query the share of its exact list that the index finds, trusted or not; None where it is not asked."""
+        if self._index is None:
+            return [None] * len(queries)
+        by_index = self._search(queries, _Told())
+        asked = [place for place, found in enumerate(by_index) if found.path == "ann"]
+        exact = self._search([replace(queries[place], mode="exact") for place in asked], _Told())
+        recalls: list[float | None] = [None] * len(queries)
+        for place, found in zip(asked, exact, strict=True):
+            if len(found.items):
+                recalls[place] = len(np.intersect1d(by_index[place].items, found.items)) / len(found.items)
+        return recalls
+
+    def tuned(self, report: IndexReport) -> "Searcher":
+        """This one with other settings of its index."""
+        other = copy(self)
+        other._report = report
+        return other
 
     def _search(self, queries: Sequence[Query], told: _Told) -> list[Found]:
         found = {place: self._narrowed(query, told) for place, query in enumerate(queries) if query.allowed is not None}

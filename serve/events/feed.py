@@ -43,6 +43,10 @@ def open_store(told: str, bundles: Path, name: str | None = None) -> EventStore 
     if told == "none":
         return None
     if told != "auto" and not is_address(told):
+        if "://" in told:
+            raise ConfigError(
+                f"events: {told}: give a file's path, or an address that begins with redis://, rediss:// or unix://."
+            )
         if not Path(told).resolve().parent.is_dir():
             raise ConfigError(
                 f"events: {told} cannot be made: no folder {Path(told).resolve().parent}. Make it, or give another."

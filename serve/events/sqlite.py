@@ -33,14 +33,20 @@ COLUMNS = "id, user, item, rating, kind, time"
 OF_USER = f"SELECT {COLUMNS} FROM events WHERE user = ? ORDER BY place DESC LIMIT {LATEST}"
 
 
+File = tuple[int, int]
+"""Which file a path names: it stays the same as long as nobody moves another there."""
+
+
 class SqliteEvents:
-    """`EventStore` in a file, which the first event makes."""
+    """`EventStore` in a file, which the first event makes. Where it is moved or deleted while in use, there are no events until
+    it is back; where another takes its place, those of the other."""
 
     is_remote = False
 
     def __init__(self, path: Path) -> None:
         self._path, self._own, self._writing = path, threading.local(), threading.Lock()
         self._made: list[sqlite3.Connection] = []
+        self._was_there = False
 
     def append(self, events: Sequence[LiveEvent]) -> list[bool]:
         """One transaction, on disk when it comes back (write-ahead log, synchronous FULL)."""
@@ -122,21 +128,51 @@ class SqliteEvents:
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+            if self._file() != self._own.file:
+                raise StoreError(f"{self._path}: was moved while it was written. Send again.")
 
     def _reader(self) -> sqlite3.Connection | None:
         """This thread's connection to read by; None before there is a file."""
-        made: sqlite3.Connection | None = getattr(self._own, "reader", None)
-        if made is None and self._path.exists():
-            with _said_plainly(self._path):
+        with _said_plainly(self._path):
+            self._let_go_of_another()
+            made: sqlite3.Connection | None = getattr(self._own, "reader", None)
+            if made is None and self._file() is not None:
                 made = self._own.reader = self._opened_to_read()
-        return made
+                self._own.file = self._file()
+            return made
 
     def _writer(self, make: bool = False) -> sqlite3.Connection:
         """This thread's connection to write by."""
+        self._let_go_of_another()
         made: sqlite3.Connection | None = getattr(self._own, "writer", None)
         if made is None:
             made = self._own.writer = self._opened_to_write(make)
+            self._own.file = self._file()
         return made
+
+    def _file(self) -> File | None:
+        """None before there is one. Raises StoreError where there was one and is none: to go on in a new one would part events
+        from those before, and its own replicas from one another."""
+        try:
+            told = self._path.stat()
+        except FileNotFoundError:
+            if self._was_there:
+                raise StoreError(f"{self._path}: was moved or deleted while in use. Put it back, or start anew.") from None
+            return None
+        self._was_there = True
+        return told.st_dev, told.st_ino
+
+    def _let_go_of_another(self) -> None:
+        """Of this thread's connections, where they are to a file that lies there no longer."""
+        now = self._file()
+        if getattr(self._own, "file", now) == now:
+            return
+        for name in ("reader", "writer"):
+            connection: sqlite3.Connection | None = self._own.__dict__.pop(name, None)
+            if connection is not None:
+                self._made.remove(connection)
+                connection.close()
+        del self._own.file
 
     def _opened_to_read(self) -> sqlite3.Connection | None:
         """None while the first event is being written, whose tables are not all there yet."""

@@ -443,6 +443,45 @@ def test_rolled_files_forget_too(open_one: Callable[[], EventStore], tmp_path: P
     assert len(roll(store, out)) == 1
 
 
+def test_a_file_that_is_moved_takes_no_events_until_it_is_back(tmp_path: Path) -> None:
+    """They would be acknowledged and lost, or kept by some replicas and not known to others."""
+    path, away = tmp_path / "events.sqlite", tmp_path / "away.sqlite"
+    replicas = [SqliteEvents(path), SqliteEvents(path)]
+    for number, store in enumerate(replicas):
+        store.append([event(number, "a")])
+        assert store.of(["a"])
+    path.rename(away)
+    for store in replicas:
+        for ask in (lambda s: s.append([event(5, "a")]), lambda s: s.of(["a"]), lambda s: s.forget("a"), lambda s: s.rolled()):
+            with pytest.raises(StoreError, match="moved or deleted while in use"):
+                ask(store)
+    assert not path.exists()
+    away.rename(path)
+    for number, store in enumerate(replicas):
+        store.append([event(7 + number, "a")])
+        assert len(store.of(["a"])["a"]) == 3 + number
+    for store in replicas:
+        store.close()
+
+
+def test_where_another_file_takes_its_place_all_replicas_go_on_with_that(tmp_path: Path) -> None:
+    path, other = tmp_path / "events.sqlite", tmp_path / "other.sqlite"
+    with contextlib.closing(SqliteEvents(other)) as made:
+        made.append([event(20, "a")])
+    replicas = [SqliteEvents(path), SqliteEvents(path)]
+    for store in replicas:
+        store.append([event(0, "a")])
+        assert [e.id for e in store.of(["a"])["a"]] == ["e0"]
+    other.replace(path)
+    for leftover in ("-wal", "-shm"):  # of the file before: SQLite would take them for the other's
+        (tmp_path / f"events.sqlite{leftover}").unlink(missing_ok=True)
+    for number, store in enumerate(replicas):
+        store.append([event(30 + number, "a")])
+    assert all([e.id for e in store.of(["a"])["a"]] == ["e20", "e30", "e31"] for store in replicas)
+    for store in replicas:
+        store.close()
+
+
 @given(
     st.lists(
         st.one_of(

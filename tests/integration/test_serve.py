@@ -317,3 +317,16 @@ def test_sigterm_to_ray_as_well_ends_the_command_at_once_and_says_what_to_do(roo
         process.wait(60)
     assert process.returncode == 1 and time.monotonic() - began < 30
     assert "Send SIGTERM to this process alone" in (tmp_path / "log").read_text()
+
+
+def test_killed_it_can_be_started_again_at_once_at_the_same_ports(root: Path, tmp_path: Path) -> None:
+    """The agent of the Ray that was killed with it would hold the metrics' port for another minute."""
+    more = f"metrics_port={free_port()}"
+    with served_by_command(root, tmp_path / "log", more) as (process, _):
+        agents = below(psutil.Process(process.pid), "ray::DashboardAgent")
+        process.kill()
+    assert [agent.is_running() for agent in agents] == [True], "nothing is in the way, and this test tries nothing"
+    with served_by_command(root, tmp_path / "log", more) as (process, _):
+        process.terminate()
+        process.wait(60)
+    assert not agents[0].is_running()

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from recsys.bundle.read import open_bundle
 from recsys.config import IndexConfig
+from recsys.retrieval import ann
 from recsys.retrieval.measure import sweep
-from recsys.retrieval.recommender import Recommender
+from recsys.retrieval.recommender import Answer, Recommender, Request
 from tests.bundles import planted, write_planted
 
 WORLD = planted(users=60, items=3000, tastes=12, dim=16)
@@ -45,3 +49,39 @@ def test_an_index_finds_more_the_farther_it_looks(
 
 def test_an_index_that_looks_at_all_has_nothing_to_sweep(tmp_path: Path) -> None:
     assert sweep(recommender(tmp_path, kind="flat"), 40, lambda done, total: None) is None
+
+
+def test_recall_is_that_of_lists_as_they_are_served(tmp_path: Path) -> None:
+    """Without what was seen, which a list with it left in would find more easily."""
+    index = IndexConfig(kind="hnsw", hnsw_ef_search=8, hnsw_m=4, hnsw_ef_construction=16)
+    made = Recommender(open_bundle(write_planted(tmp_path, world=WORLD, index=index, recall_floor=0.0)))
+    found = []
+    for user in range(60):
+        by_index, exact = made.recommend([Request(user=f"u{user}", mode=mode) for mode in ("ann", "exact")])
+        assert isinstance(by_index, Answer) and isinstance(exact, Answer) and by_index.path == "ann"
+        assert len(by_index.items) == 10 and exact.path == "exact"
+        found.append(len(set(by_index.item_ids) & set(exact.item_ids)) / 10)
+    report = made.bundle.manifest.index
+    assert report is not None and report.users == 60 and report.recall_at_10 == pytest.approx(sum(found) / 60)
+    assert 0 < report.recall_at_10 < 1
+
+
+def test_a_graph_of_directions_comes_to_what_short_vectors_point_at(tmp_path: Path) -> None:
+    """By inner products nearly all links lead to the few longest vectors."""
+    rng = np.random.default_rng(0)
+    lengths = np.where(rng.random((3000, 1)) < 0.02, 3.0, 1.0)
+    vectors = (lengths * unit(rng.standard_normal((3000, 16)))).astype(np.float32)
+    queries, indexed = unit(rng.standard_normal((200, 16))).astype(np.float32), np.arange(3000, dtype=np.int32)
+    recalls = []
+    for graph in ("products", "directions"):
+        settings = IndexConfig(kind="hnsw", hnsw_graph=graph, hnsw_m=8, hnsw_ef_search=32)  # type: ignore[arg-type]
+        index, report = ann.build(vectors, indexed, settings)
+        again = faiss.deserialize_index(faiss.serialize_index(index))
+        assert (ann.search(again, report, queries, 26) == ann.search(index, report, queries, 26)).all()
+        assert ann.difference(index, vectors, indexed) < 1e-6
+        recalls.append(ann.audit(index, report, queries, vectors, indexed).recall_at_10)
+    assert recalls[1] > recalls[0] and recalls[1] > 0.9, recalls
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

@@ -44,6 +44,21 @@ def test_what_matters_is_told_once_by_however_many_replicas(tmp_path: Path, told
     assert told == ["bundle v2 answers -- from now on", "ERROR v3 is not taken"]
 
 
+def test_what_was_so_before_is_told_again_when_it_is_so_again(
+    tmp_path: Path, told: list[str], reader: news.News, now: list[float]
+) -> None:
+    for text in ("v2 answers", "v1 answers", "v2 answers"):
+        for replica in "ab":
+            log(tmp_path, text, replica=replica)
+            reader.look()
+            now[0] += 3
+    assert told == ["v2 answers", "v1 answers", "v2 answers"]
+    now[0] += news.SAME_S
+    log(tmp_path, "v2 answers", replica="c")  # a replica of later
+    reader.look()
+    assert told[3:] == ["v2 answers"]
+
+
 def test_logs_in_json_say_the_same(tmp_path: Path, told: list[str], reader: news.News) -> None:
     lines = [
         json.dumps({"levelname": "ERROR", "message": "keys: not a TOML file", "request_id": "1"}),

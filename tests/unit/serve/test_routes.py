@@ -125,6 +125,14 @@ def test_what_a_filter_asks_for_and_no_item_has_is_told(client: AppClient) -> No
         assert len(answer["items"]) == 3 and answer["reason"] is None
 
 
+def test_items_that_no_list_can_hold_are_told(client: AppClient, recommender: Recommender) -> None:
+    unranked = sorted(set(recommender.items.ids) - {recommender.items.ids[item] for item in recommender.bundle.indexed})
+    assert unranked
+    answer = client.recommend({"user": "u0", "allow": [*unranked, "i0", "not in the catalogue"], "exclude_seen": False}).json()
+    told = f"{len(unranked)} of the allowed items were not watched in training; only 1 eligible item is left"
+    assert ids(answer) == ["i0"] and answer["reason"] == told and answer["unknown_items"] == ["not in the catalogue"]
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
