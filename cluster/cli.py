@@ -438,7 +438,7 @@ def serve(
         if value is not None
     }
     args = make_args(profile, bundles=str(bundles.resolve()), name=name, **told)
-    console.news(f"Starting Ray and {replicas} replica{'s' * (replicas > 1)}, which takes a while.")
+    console.news("Starting, which takes a while.")
     run(args, ready=lambda url: console.say_serving(url, metrics_url(), logs_folder()), tell=console.news)
     console.news("Stopped.")
 

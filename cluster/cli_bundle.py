@@ -24,9 +24,10 @@ def bundle_list(bundles: Annotated[Path, typer.Argument(help="Root folder of bun
         raise BundleError(f"{bundles}: no bundles here. Make one: recsys export RUN {bundles}")
     for folder in dict.fromkeys(b.folder.parent for b in listed):
         try:
-            store.current(folder)
+            if store.was_served(folder):
+                store.current(folder)
         except BundleError as error:
-            console.err.print(f"{error}", markup=False)
+            console.err.print(str(error), markup=False)
     marks = ["current" if b.current else f"canary, {b.canary:.1%}" if b.canary else "" for b in listed]
     rows = [(b.name, b.version, mark, b.model, b.items, b.users) for b, mark in zip(listed, marks, strict=True)]
     console.print_rows(

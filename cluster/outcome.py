@@ -6,6 +6,7 @@ from typing import Any
 from cluster import console
 from cluster.report import begun_line, bundle_rows, no_better_than, run_columns, trend_line
 from recsys.bundle import store
+from recsys.bundle.manifest import IndexReport
 from recsys.errors import ConfigError
 
 SIDE_BY_SIDE = 4  # columns of metrics on a screen of 80
@@ -96,14 +97,16 @@ def overlay_curves(found: Any, out: Path) -> Path | None:
     return out
 
 
+def _other_graph(index: IndexReport) -> str:
+    return "; or directions as index.hnsw_graph" if index.kind == "hnsw" and "directions" not in index.parameters else ""
+
+
 def print_bundle(folder: Path) -> None:
     """What was published."""
     console.print_rows(f"Bundle {folder}", ("what", "value"), bundle_rows(folder))
     manifest = store.read_manifest(folder)
     if manifest.index is not None and manifest.index.recall_low < manifest.recall_floor:
-        console.say(
-            TOO_ROUGH.format(manifest.recall_floor, "; or directions as index.hnsw_graph" * (manifest.index.kind == "hnsw"))
-        )
+        console.say(TOO_ROUGH.format(manifest.recall_floor, _other_graph(manifest.index)))
     if any(each.current and each.version == folder.name for each in store.listing(folder.parent)):
         return console.say(f"Next: recsys serve {folder.parent}")
     console.say(f"Next: recsys bundle promote {folder.parent} {folder.name}, or serve it alone: recsys serve {folder}")

@@ -87,9 +87,7 @@ class Live:
 
     def without_paths(self, text: str) -> str:
         """For callers: not where the bundles lie here."""
-        return text.replace(f"{self._root}/", f"{HERE}/{self._root.name}/").replace(
-            str(self._root), f"{HERE}/{self._root.name}"
-        )
+        return text.replace(str(self._root), f"{HERE}/{self._root.name}")
 
     def watch(self) -> None:
         """Look every `watch_s` seconds, in a thread, until `stop`."""

@@ -15,7 +15,7 @@ LEVELS = ("WARNING", "ERROR", "CRITICAL")
 EVERY_S, PATIENCE_S = 0.5, 5.0
 AT_ONCE = 1 << 22  # bytes of a file
 SAME_S = 15.0
-"""So long after one replica another may say the same, which is not told again."""
+"""For so long the same is not told again, of another replica, or of the same if it has said nothing else since."""
 ROUND_S, MOST = 60.0, 20
 """In so long no more lines are told than that."""
 LONGEST = 2_000  # characters of a line
@@ -51,13 +51,15 @@ class News:
     def __init__(self, folder: Path, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._tell, self._clock = folder, tell, clock
         self._read: dict[Path, tuple[int, int]] = {}  # which file had this name, and how far it is read
-        self._told: dict[str, tuple[Path, float]] = {}  # by whom each was told, and when
+        self._told: dict[str, tuple[Path, float]] = {}  # of whom each is known, and since when
+        self._last: dict[Path, str] = {}  # what each has said last
         self._began, self._lines = clock(), 0
 
     def look(self) -> None:
         """Tell what is new."""
         if self._clock() - self._began >= ROUND_S:
-            self._told, self._began, self._lines = {}, self._clock(), 0
+            self._began, self._lines = self._clock(), 0
+            self._told = {text: told for text, told in self._told.items() if self._clock() - told[1] < SAME_S}
         for path in sorted(self._folder.glob("replica_*.log")):
             for line in self._new_lines(path):
                 if (text := _told_of(line)) is not None:
@@ -67,9 +69,10 @@ class News:
         """Whole lines; of a file that was begun anew, as Ray does with full ones, from its beginning."""
         try:
             with path.open("rb") as file:
-                number = os.fstat(file.fileno()).st_ino
+                told = os.fstat(file.fileno())
+                number = told.st_ino
                 before, start = self._read.get(path, (number, 0))
-                file.seek(start if number == before else 0)
+                file.seek(start if number == before and start <= told.st_size else 0)
                 whole, newline, cut = file.read(AT_ONCE).rpartition(b"\n")
                 self._read[path] = number, file.tell() - len(cut) % AT_ONCE  # nothing is as long as that
         except OSError:  # it is just being renamed
@@ -77,8 +80,10 @@ class News:
         return whole.decode("utf-8", "replace").split("\n") if newline else []
 
     def _tell_unless_told(self, path: Path, text: str) -> None:
-        by, when = self._told.get(text, (path, 0.0))
-        if (by != path and self._clock() - when < SAME_S) or self._lines > MOST:
+        again, self._last[path] = self._last.get(path) == text, text
+        by, when = self._told.get(text, (path, -SAME_S))
+        is_known = self._clock() - when < SAME_S and (again or by != path)
+        if is_known or self._lines > MOST:
             return
         self._told[text] = path, self._clock()
         self._lines += 1

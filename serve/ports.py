@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import random
 import socket
 
@@ -45,15 +46,18 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def end_orphan(port: int) -> None:
     """End the agent of a Ray that was killed, which else holds its port for a minute more, and with it who starts anew."""
-    for connection in psutil.net_connections("tcp"):
-        if connection.status != psutil.CONN_LISTEN or not connection.pid or connection.laddr[1:2] != (port,):
-            continue
-        with contextlib.suppress(psutil.Error):
-            holder = psutil.Process(connection.pid)
-            parent = holder.parent()
-            if AGENT in " ".join(holder.cmdline()[:1]) and (parent is None or parent.name() != "raylet"):
-                holder.kill()  # it does not mind SIGTERM
-                holder.wait(PATIENCE_S)
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.pid and connection.laddr[1:2] == (port,):
+                _end_if_orphan(psutil.Process(connection.pid))
+
+
+def _end_if_orphan(process: psutil.Process) -> None:
+    parent = process.parent()
+    is_agent = process.cmdline()[:1] and process.cmdline()[0].strip() == AGENT and process.uids().real == os.getuid()
+    if is_agent and (parent is None or parent.name() != "raylet"):
+        process.kill()  # it does not mind SIGTERM
+        process.wait(PATIENCE_S)
 
 
 def _refusal(host: str, port: int) -> OSError | None:

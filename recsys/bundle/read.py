@@ -150,7 +150,7 @@ def _read_arrow(path: Path) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # the second of types that a library knows, and cannot read
         raise BundleError(f"{path}: not an Arrow file ({error}). Export again.") from None
     if (column := schema.extension_column(table.schema)) is not None:
         raise BundleError(f"{path}: {schema.REFUSED.format(column)}")

@@ -63,6 +63,11 @@ def current(folder: Path) -> Path:
     return folder / version
 
 
+def was_served(folder: Path) -> bool:
+    """Whether a version of a name was ever served, as far as its folder tells."""
+    return (folder / CURRENT_FILE).exists() or (folder / SERVED_FILE).exists()
+
+
 def of_one_name(path: Path) -> Path:
     """The folder of a name's versions: the path itself, or the only one under a root. Raises BundleError."""
     path = Path(path)
@@ -198,7 +203,8 @@ def _point(folder: Path, served: list[str]) -> None:
 
 def _served_until(folder: Path, now: str) -> list[str]:
     """What was served, up to the version that is served now, as far as it was noted."""
-    served = _noted(folder) or [version for version in versions(folder) if version < now]  # of before this was noted: by age
+    by_age = [version for version in versions(folder) if version < now]  # of before this was noted
+    served = _noted(folder) if (folder / SERVED_FILE).exists() else by_age
     # Someone may have written CURRENT by hand, or died between the two.
     return served[: len(served) - served[::-1].index(now)] if now in served else [*served, now]
 

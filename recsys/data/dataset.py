@@ -157,7 +157,7 @@ def check_file(path: Path, size: int, sha256: str) -> None:
     if file_sha256(path) != sha256:
         raise DataError(f"{path}: altered since it was written (SHA-256 differs). Prepare the dataset again.")
     if path.suffix == ".parquet":
-        _refuse_extensions(path, pq.read_schema(path))
+        _refuse_extensions(path)
 
 
 def file_sha256(path: Path) -> str:
@@ -177,12 +177,16 @@ def read_user_file(folder: Path, file: UserFile) -> pa.Table:
 
 
 def read_plain(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file of a dataset, all of it or some columns. Raises DataError at an extension type."""
-    _refuse_extensions(path, pq.read_schema(path))
+    """A Parquet file of a dataset, all of it or some columns. Raises DataError where it is none, or at an extension type."""
+    _refuse_extensions(path)
     return pq.read_table(path, columns=columns)
 
 
-def _refuse_extensions(path: Path, columns: pa.Schema) -> None:
+def _refuse_extensions(path: Path) -> None:
+    try:
+        columns = pq.read_schema(path)
+    except (OSError, ValueError, pa.ArrowException) as error:  # of types that a library knows, and cannot read
+        raise DataError(f"{path}: cannot be read ({error}). Restore it or prepare the dataset again.") from None
     if (column := schema.extension_column(columns)) is not None:
         raise DataError(f"{path}: {schema.REFUSED.format(column)}")
 

@@ -100,5 +100,5 @@ def _is_extension(field: pa.Field) -> bool:
     if isinstance(kind, pa.BaseExtensionType) or EXTENSION in (field.metadata or {}):
         return True
     if pa.types.is_dictionary(kind):
-        return isinstance(kind.value_type, pa.BaseExtensionType)
+        return _is_extension(pa.field("", kind.value_type))
     return any(_is_extension(kind.field(number)) for number in range(kind.num_fields))

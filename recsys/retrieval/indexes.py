@@ -17,6 +17,7 @@ Kind = Literal["flat", "hnsw", "ivf"]
 Storage = Literal["fp32", "fp16", "int8", "pq"]
 Parameters = dict[str, int]
 
+AT_ONCE = 1 << 18  # vectors that are made directions of together
 TRAIN_A_CELL = 64  # vectors a cell that k-means looks at
 INNER = faiss.METRIC_INNER_PRODUCT
 SCALAR = {"fp16": faiss.ScalarQuantizer.QT_fp16, "int8": faiss.ScalarQuantizer.QT_8bit}
@@ -87,10 +88,12 @@ def _of_whole_graph(inner: Any, vectors_MD: Floats, ids: NDArray[np.int64], conf
     codes compares its neighbours by another measure than the inner product: on vectors without structure recall@10 was .37,
     and .99 with this graph."""
     graph = _graph(vectors_MD, config)
+    faiss.downcast_index(graph.storage).reset()  # its links alone are wanted, and the vectors are gigabytes
     faiss.downcast_index(inner.storage).add(vectors_MD)
     index = faiss.IndexIDMap(inner)  # wants an empty one
     inner.hnsw = graph.hnsw
     inner.hnsw.is_similarity = True  # also of one that was made by distances
+    inner.hnsw.efSearch = config.hnsw_ef_search
     inner.ntotal = index.ntotal = len(ids)
     faiss.copy_array_to_vector(ids, index.id_map)
     return index
@@ -103,7 +106,9 @@ def _graph(vectors_MD: Floats, config: IndexConfig) -> Any:
         return graph
     graph = faiss.IndexHNSWFlat(vectors_MD.shape[1], config.hnsw_m, faiss.METRIC_L2)
     graph.hnsw.efConstruction = config.hnsw_ef_construction
-    graph.add(vectors_MD / np.maximum(np.linalg.norm(vectors_MD, axis=1, keepdims=True), np.float32(1e-12)))
+    for start in range(0, len(vectors_MD), AT_ONCE):
+        part = vectors_MD[start : start + AT_ONCE]
+        graph.add(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-12)))
     return graph
 
 
@@ -127,5 +132,6 @@ def _ivf(vectors_MD: Floats, storage: Storage, config: IndexConfig, codes: Param
 
 def _settings(kind: Kind, inner: Any, config: IndexConfig) -> Parameters:
     if kind == "hnsw":
-        return {"m": config.hnsw_m, "ef_construction": config.hnsw_ef_construction, "ef_search": config.hnsw_ef_search}
+        made = {"m": config.hnsw_m, "ef_construction": config.hnsw_ef_construction, "ef_search": config.hnsw_ef_search}
+        return made | ({"directions": 1} if config.hnsw_graph == "directions" else {})
     return {"lists": inner.nlist, "probes": inner.nprobe} if kind == "ivf" else {}

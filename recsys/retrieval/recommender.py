@@ -185,15 +185,16 @@ class Recommender:
         """The answer with what is asked for beyond the list."""
         if request.reranks:
             found, query = self._reranked(request, found), replace(query, k=request.k)
-        why = self._why_short(request) if len(found.items) < query.k else None
+        why = self._why_short(request, found) if len(found.items) < query.k else None
         answer = self._answer(query, taste, unknown, found, why)
         return replace(answer, because=self._because(request, answer)) if request.explain else answer
 
-    def _why_short(self, request: Request) -> str | None:
+    def _why_short(self, request: Request, found: Found) -> str | None:
         """What of the request nothing comes of: values that no item has, items that have no place in any list."""
         nowhere = self._columns.nowhere(request.filters) if request.filters else None
-        allowed = union(self.items.numbers(request.allow or ())[0])
-        unranked = len(allowed) - int(contains(self._eligible, allowed).sum())
+        allowed = union(self.items.numbers(request.allow)[0]) if request.allow else NO_ITEMS
+        ranked = np.sort(self.bundle.popular) if found.path == "popular" else self._eligible
+        unranked = len(allowed) - int(contains(ranked, allowed).sum()) if len(allowed) else 0
         untrained = f"{unranked} of the allowed items were not watched in training" if unranked else None
         return "; ".join(filter(None, [nowhere, untrained])) or None
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -92,7 +93,7 @@ class Searcher:
         if told.why_exact is not None and asked:
             self.audit.took((time.perf_counter() - began) * len(asked) / len(queries))
         if asked:
-            self.audit.offer(lambda: self.recalls(asked[:1])[0])
+            self.audit.offer(partial(self._recall, asked[0]))
         return found
 
     def _judged(self, audit: Audit, queries: int) -> _Told:
@@ -102,6 +103,9 @@ class Searcher:
         if audit.may_go_exact(queries):
             return _Told(why_exact=MISSES)
         return _Told(degraded=DEGRADED)
+
+    def _recall(self, query: Query) -> float | None:
+        return self.recalls([query])[0]
 
     def recalls(self, queries: Sequence[Query]) -> list[float | None]:
         """Of each query the share of its exact list that the index finds, trusted or not; None where it is not asked."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from serve.events.event import LATEST, TO_ROLL, LiveEvent, Rolled, Stored, StoreError
 
@@ -33,20 +34,27 @@ COLUMNS = "id, user, item, rating, kind, time"
 OF_USER = f"SELECT {COLUMNS} FROM events WHERE user = ? ORDER BY place DESC LIMIT {LATEST}"
 
 
+MADE = "made"
+"""Stands in the lock beside the file once that is there, so that it is missed where it is not."""
+MISSED = (
+    "{path}: the file of events was moved, deleted or replaced. Put it back, with the -wal and -shm that it had. To begin a "
+    "new one stop the service, and move away what is left of it and {lock}."
+)
 File = tuple[int, int]
 """Which file a path names: it stays the same as long as nobody moves another there."""
 
 
 class SqliteEvents:
-    """`EventStore` in a file, which the first event makes. Where it is moved or deleted while in use, there are no events until
-    it is back; where another takes its place, those of the other."""
+    """`EventStore` in a file, which the first event makes. Where it is moved, deleted or replaced afterwards there are no
+    events until it is back: SQLite would go on with what is left of it, and what is acknowledged be lost."""
 
     is_remote = False
 
     def __init__(self, path: Path) -> None:
         self._path, self._own, self._writing = path, threading.local(), threading.Lock()
         self._made: list[sqlite3.Connection] = []
-        self._was_there = False
+        self._lock = path.with_name(f".{path.name}.lock")
+        self._used: File | None = None  # of all threads
 
     def append(self, events: Sequence[LiveEvent]) -> list[bool]:
         """One transaction, on disk when it comes back (write-ahead log, synchronous FULL)."""
@@ -128,77 +136,71 @@ class SqliteEvents:
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
-            if self._file() != self._own.file:
-                raise StoreError(f"{self._path}: was moved while it was written. Send again.")
+            self._file()  # or it is on no disk that is looked at again
 
     def _reader(self) -> sqlite3.Connection | None:
         """This thread's connection to read by; None before there is a file."""
         with _said_plainly(self._path):
-            self._let_go_of_another()
+            there = self._file()
             made: sqlite3.Connection | None = getattr(self._own, "reader", None)
-            if made is None and self._file() is not None:
+            if made is None and there is not None:
                 made = self._own.reader = self._opened_to_read()
-                self._own.file = self._file()
             return made
 
     def _writer(self, make: bool = False) -> sqlite3.Connection:
         """This thread's connection to write by."""
-        self._let_go_of_another()
+        self._file()
         made: sqlite3.Connection | None = getattr(self._own, "writer", None)
         if made is None:
             made = self._own.writer = self._opened_to_write(make)
-            self._own.file = self._file()
         return made
 
     def _file(self) -> File | None:
-        """None before there is one. Raises StoreError where there was one and is none: to go on in a new one would part events
-        from those before, and its own replicas from one another."""
+        """What lies there; None before there is a file. Raises StoreError where there was another, or one that is gone."""
         try:
             told = self._path.stat()
         except FileNotFoundError:
-            if self._was_there:
-                raise StoreError(f"{self._path}: was moved or deleted while in use. Put it back, or start anew.") from None
-            return None
-        self._was_there = True
-        return told.st_dev, told.st_ino
+            if self._used is None and not (self._lock.exists() and self._lock.stat().st_size):
+                return None
+        else:
+            there = told.st_dev, told.st_ino
+            if self._used in (None, there):
+                return there
+        raise StoreError(MISSED.format(path=self._path, lock=self._lock))
 
-    def _let_go_of_another(self) -> None:
-        """Of this thread's connections, where they are to a file that lies there no longer."""
-        now = self._file()
-        if getattr(self._own, "file", now) == now:
-            return
-        for name in ("reader", "writer"):
-            connection: sqlite3.Connection | None = self._own.__dict__.pop(name, None)
-            if connection is not None:
-                self._made.remove(connection)
-                connection.close()
-        del self._own.file
+    def _kept(self, connection: sqlite3.Connection, before: File | None) -> sqlite3.Connection:
+        """For use from now on, if what was opened is what lies there, and lay there `before`."""
+        there = self._file()
+        if before not in (None, there):
+            raise StoreError(MISSED.format(path=self._path, lock=self._lock))
+        self._used = there
+        self._made.append(connection)
+        return connection
 
     def _opened_to_read(self) -> sqlite3.Connection | None:
         """None while the first event is being written, whose tables are not all there yet."""
+        before = self._file()
         connection = self._connected("rw", READ_S)
-        is_whole = False
         try:
             is_whole = bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'rolled'").fetchone())
+            return self._kept(connection, before) if is_whole else None
         finally:
-            if not is_whole:
+            if connection not in self._made:
                 connection.close()  # else each try, of which there is one a second, would leave a file open
-        if not is_whole:
-            return None
-        self._made.append(connection)
-        return connection
 
     def _opened_to_write(self, make: bool) -> sqlite3.Connection:
         # One at a time: a file's first turn to a write-ahead log fails at once, and does not wait, where others make it.
-        with _alone(self._path.with_name(f".{self._path.name}.lock"), WRITE_S):
-            connection = self._connected("rwc" if make else "rw", WRITE_S)
+        with _alone(self._lock, WRITE_S) as lock:
+            before = self._file()
+            connection = self._connected("rwc" if make and before is None else "rw", WRITE_S)
             try:
                 connection.executescript(PREPARED)
+                if not self._lock.stat().st_size:
+                    lock.write(MADE)
+                return self._kept(connection, before)
             except BaseException:
                 connection.close()  # as above
                 raise
-        self._made.append(connection)
-        return connection
 
     def _connected(self, mode: str, seconds: float) -> sqlite3.Connection:
         """Which nothing has been asked yet."""
@@ -207,10 +209,10 @@ class SqliteEvents:
 
 
 @contextmanager
-def _alone(path: Path, seconds: float) -> Iterator[None]:
-    """While no other process is here. Raises OSError where one stays for longer."""
+def _alone(path: Path, seconds: float) -> Iterator[TextIO]:
+    """While no other process is here: the lock. Raises OSError where one stays for longer."""
     end = time.monotonic() + seconds
-    with path.open("w") as file:
+    with path.open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,7 +221,7 @@ def _alone(path: Path, seconds: float) -> Iterator[None]:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.01)
-        yield
+        yield file
 
 
 @contextmanager

@@ -453,7 +453,7 @@ def test_a_file_that_is_moved_takes_no_events_until_it_is_back(tmp_path: Path) -
     path.rename(away)
     for store in replicas:
         for ask in (lambda s: s.append([event(5, "a")]), lambda s: s.of(["a"]), lambda s: s.forget("a"), lambda s: s.rolled()):
-            with pytest.raises(StoreError, match="moved or deleted while in use"):
+            with pytest.raises(StoreError, match="moved, deleted or replaced"):
                 ask(store)
     assert not path.exists()
     away.rename(path)
@@ -464,22 +464,43 @@ def test_a_file_that_is_moved_takes_no_events_until_it_is_back(tmp_path: Path) -
         store.close()
 
 
-def test_where_another_file_takes_its_place_all_replicas_go_on_with_that(tmp_path: Path) -> None:
+def test_a_replica_that_starts_meanwhile_makes_no_other_file(tmp_path: Path) -> None:
+    path, away = tmp_path / "events.sqlite", tmp_path / "away"
+    store = SqliteEvents(path)
+    store.append([event(0, "a")])
+    away.mkdir()
+    for part in tmp_path.glob("events.sqlite*"):
+        part.rename(away / part.name)
+    late = SqliteEvents(path)
+    for ask in (lambda: late.append([event(1, "a")]), lambda: late.of(["a"]), lambda: store.append([event(2, "a")])):
+        with pytest.raises(StoreError, match="Put it back, with the -wal and -shm"):
+            ask()
+    store.close()
+    for part in away.iterdir():
+        part.rename(tmp_path / part.name)
+    late.append([event(3, "a")])
+    assert [e.id for e in late.of(["a"])["a"]] == ["e0", "e3"]
+    late.close()
+    for part in tmp_path.glob("*events.sqlite*"):  # its lock, too: on purpose
+        part.unlink()
+    with contextlib.closing(SqliteEvents(path)) as new:
+        assert new.append([event(0, "a")]) == [True]
+
+
+def test_a_file_that_takes_its_place_is_not_written_over_with_what_is_left_of_it(tmp_path: Path) -> None:
     path, other = tmp_path / "events.sqlite", tmp_path / "other.sqlite"
     with contextlib.closing(SqliteEvents(other)) as made:
-        made.append([event(20, "a")])
-    replicas = [SqliteEvents(path), SqliteEvents(path)]
-    for store in replicas:
-        store.append([event(0, "a")])
-        assert [e.id for e in store.of(["a"])["a"]] == ["e0"]
+        made.append([event(number, "a") for number in range(20, 40)])
+    store = SqliteEvents(path)
+    for number in range(3):
+        store.append([event(number, "a")])
+    whole = other.read_bytes()
     other.replace(path)
-    for leftover in ("-wal", "-shm"):  # of the file before: SQLite would take them for the other's
-        (tmp_path / f"events.sqlite{leftover}").unlink(missing_ok=True)
-    for number, store in enumerate(replicas):
-        store.append([event(30 + number, "a")])
-    assert all([e.id for e in store.of(["a"])["a"]] == ["e20", "e30", "e31"] for store in replicas)
-    for store in replicas:
-        store.close()
+    for ask in (lambda: store.append([event(9, "a")]), lambda: store.of(["a"])):
+        with pytest.raises(StoreError, match="moved, deleted or replaced"):
+            ask()
+    store.close()
+    assert path.read_bytes() == whole
 
 
 @given(

@@ -291,7 +291,7 @@ def test_gpus_that_are_not_there_are_not_waited_for(root: Path) -> None:
 
 def test_a_port_for_metrics_that_cannot_be_had_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", free_port()))
         taken.listen()
         script = (
             "from recsys.errors import ConfigError; from serve.app import serving; from serve.args import ServeArgs\n"

@@ -123,7 +123,7 @@ def _unused(name: str, used: set[str]) -> str:
 def _read_parquet(file: File) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(read_all(file)))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{file.name}: cut or damaged ({error}). Fetch it again.") from None
     if (column := schema.extension_column(table.schema)) is not None:
         raise DataError(f"{file.name}: {schema.REFUSED.format(column)}")

@@ -46,6 +46,7 @@ def bombs(path: Path, rows: int) -> pa.Table:
         pa.map_(pa.string(), pa.json_()),
         pa.struct([("a", pa.struct([("b", pa.uuid())]))]),
         pa.dictionary(pa.int32(), pa.uuid()),
+        pa.dictionary(pa.int32(), pa.list_(pa.uuid())),
         pa.run_end_encoded(pa.int32(), pa.uuid()),
     ],
     ids=str,
@@ -73,6 +74,9 @@ def test_such_a_catalogue_and_such_a_dataset_are_refused(tmp_path: Path) -> None
     with pytest.raises(DataError, match="column poster is of an extension type"):
         read_items(tmp_path)
     with pytest.raises(DataError, match="column poster is of an extension type"):
+        check_file(path, path.stat().st_size, file_sha256(path))
+    path.write_bytes(b"no Parquet")
+    with pytest.raises(DataError, match="cannot be read"):
         check_file(path, path.stat().st_size, file_sha256(path))
 
 

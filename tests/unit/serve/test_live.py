@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -284,3 +285,10 @@ def test_users_whose_ids_are_no_text_are_served(root: Path) -> None:
     store.set_canary(root / "films", "b", 0.5)
     live.look()
     assert live.served.of("\ud800").bundle.version in ("a", "b")
+
+
+@pytest.mark.parametrize("root", ["/bundles", "/srv/models/bundles"])
+def test_callers_are_not_told_where_bundles_lie(root: str) -> None:
+    where = SimpleNamespace(_root=Path(root))
+    told = Live.without_paths(where, f"{root}/films/v1/items.arrow: altered. See recsys bundle list {root}")  # type: ignore[arg-type]
+    assert told == "…/bundles/films/v1/items.arrow: altered. See recsys bundle list …/bundles"

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +56,18 @@ def test_what_was_so_before_is_told_again_when_it_is_so_again(
     log(tmp_path, "v2 answers", replica="c")  # a replica of later
     reader.look()
     assert told[3:] == ["v2 answers"]
+
+
+def test_one_that_says_the_same_every_second_leaves_room_for_others(
+    tmp_path: Path, told: list[str], reader: news.News, now: list[float]
+) -> None:
+    for second in range(60):
+        log(tmp_path, "events cannot be read", "ERROR", "a")
+        if second == 40:
+            log(tmp_path, "bundle v3 is not taken", "ERROR", "b")
+        reader.look()
+        now[0] += 1
+    assert told.count("ERROR events cannot be read") == 60 / news.SAME_S and "ERROR bundle v3 is not taken" in told
 
 
 def test_logs_in_json_say_the_same(tmp_path: Path, told: list[str], reader: news.News) -> None:
@@ -123,15 +134,16 @@ def test_a_thread_tells_while_it_lasts(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_terminal_that_cannot_show_it_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(news, "EVERY_S", 0.01)
-    shown = threading.Event()
+    failed, shown = threading.Event(), threading.Event()
 
     def tell(text: str) -> None:
         if text.endswith("first"):
+            failed.set()
             raise OSError("the pipe is closed")
         shown.set()
 
     with news.told_while(tmp_path, tell):
         log(tmp_path, "first")
-        time.sleep(0.1)
+        assert failed.wait(10)
         log(tmp_path, "second")
         assert shown.wait(10)
