@@ -1,6 +1,7 @@
 """Round every answer, in plain ASGI: the request's id, security headers, a limit on bodies, nothing unexpected let out."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -117,6 +118,10 @@ class Gate:
         self.keys.admit(_presented(scope), admin=admin)
 
 
+LINGER_BYTES, LINGER_S = 8 << 20, 1.0
+"""So much of a body that is refused, and for so long, is taken from its connection and dropped before the refusal is said."""
+
+
 class BodyLimit:
     """Refuses bodies over a limit, by their declared length before reading, else as soon as too much has come; and those that
     do not come in time, since a caller who sends a byte now and then would hold a place for ever."""
@@ -129,6 +134,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         if _declared_length(scope) > self.max_bytes:
+            await _let_in(scope, receive)
             await self._too_large().response(request_id_of(scope))(scope, receive, send)
             return
         read, whole, late = 0, False, asyncio.get_running_loop().time() + self.timeout_s
@@ -144,6 +150,7 @@ class BodyLimit:
                 raise self._too_slow() from None
             read, whole = read + len(message.get("body", b"")), not message.get("more_body", False)
             if read > self.max_bytes:
+                await _let_in(scope, receive)
                 raise self._too_large()
             return message
 
@@ -157,6 +164,19 @@ class BodyLimit:
     def _too_slow(self) -> Problem:
         detail = f"A body must be here {self.timeout_s:g} s after its request began."
         return Problem("too_slow", detail, {"Connection": "close"})
+
+
+async def _let_in(scope: Scope, receive: Receive) -> None:
+    """Drop what is on its way. A connection that is closed with bytes unread is reset, and the caller, who still sends, or a
+    proxy before him, may lose what was said to him last."""
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        return  # he waits to be told that he may send
+    left, more = LINGER_BYTES, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while more and left > 0:
+                message = await receive()
+                left, more = left - len(message.get("body", b"")), message.get("more_body", False)
 
 
 def _identify(scope: Scope) -> str:

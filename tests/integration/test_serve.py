@@ -66,12 +66,12 @@ def test_the_url_can_be_asked_from_here(host: str, url: str) -> None:
     assert url_of(ServeArgs(bundles="b", host=host, port=80, open=True)) == url
 
 
-def test_a_port_in_use_is_refused_before_anything_starts() -> None:
+def test_a_port_in_use_is_refused_before_anything_starts(root: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} .*--port"), serving(ServeArgs(bundles="b", port=port)):
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} .*--port"), serving(ServeArgs(bundles=str(root), port=port)):
             raise AssertionError("served")
 
 

@@ -5,6 +5,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import RequestError
 from recsys.retrieval.recommender import Recommender
+from serve import middleware
 from serve.problems import PROBLEMS
 from tests.asgi import AppClient
 
@@ -178,7 +180,10 @@ def test_a_declared_body_over_the_limit_is_refused_unread(client_of: Callable[..
     assert client.post("/v1/recommend", content=b'{"user": "u1"}'.ljust(2_000), headers=JSON).status_code == 200
 
 
-def test_a_chunked_body_is_read_no_further_than_the_limit(client_of: Callable[..., AppClient]) -> None:
+def test_a_chunked_body_is_read_no_further_than_the_limit_and_what_lingers(
+    client_of: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "LINGER_BYTES", 5_000)
     client = client_of(max_body_bytes=10_000)
     sent = 0
 
@@ -189,7 +194,22 @@ def test_a_chunked_body_is_read_no_further_than_the_limit(client_of: Callable[..
             yield b" " * 1_000
 
     assert_problem(client.post("/v1/recommend", content=endless(), headers=JSON), "too_large")
-    assert sent <= 12_000
+    assert 15_000 <= sent <= 17_000
+
+
+def test_a_refused_body_that_stops_on_its_way_is_waited_for_shortly(
+    client_of: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "LINGER_S", 0.1)
+    client = client_of(max_body_bytes=1_500)
+
+    async def halting() -> AsyncIterator[bytes]:
+        yield b" " * 2_000
+        await asyncio.sleep(60)
+
+    began = time.monotonic()
+    assert_problem(client.post("/v1/recommend", content=halting(), headers=JSON), "too_large")
+    assert time.monotonic() - began < 30
 
 
 def test_a_body_that_trickles_is_not_waited_for(client_of: Callable[..., AppClient]) -> None:
