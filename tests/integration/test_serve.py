@@ -28,7 +28,7 @@ from recsys.retrieval.requests import Request
 from serve.app import serving, url_of
 from serve.args import ServeArgs
 from serve.client import Client
-from serve.ports import free_port
+from serve.ports import end_orphan, free_port, require_port
 from tests.bundles import planted, rehash, write_planted
 from tests.processes import below
 
@@ -319,14 +319,15 @@ def test_sigterm_to_ray_as_well_ends_the_command_at_once_and_says_what_to_do(roo
     assert "Send SIGTERM to this process alone" in (tmp_path / "log").read_text()
 
 
-def test_killed_it_can_be_started_again_at_once_at_the_same_ports(root: Path, tmp_path: Path) -> None:
-    """The agent of the Ray that was killed with it would hold the metrics' port for another minute."""
-    more = f"metrics_port={free_port()}"
-    with served_by_command(root, tmp_path / "log", more) as (process, _):
-        agents = below(psutil.Process(process.pid), "ray::DashboardAgent")
+def test_what_a_killed_service_leaves_at_its_metrics_port_is_ended(root: Path, tmp_path: Path) -> None:
+    """Else the agent of its Ray would keep it from being started again for a minute. One of a Ray that lives is left alone."""
+    port = free_port()
+    with served_by_command(root, tmp_path / "log", f"metrics_port={port}") as (process, _):
+        (agent,) = below(psutil.Process(process.pid), "ray::DashboardAgent")
+        end_orphan(port)
+        assert agent.is_running()
         process.kill()
-    assert [agent.is_running() for agent in agents] == [True], "nothing is in the way, and this test tries nothing"
-    with served_by_command(root, tmp_path / "log", more) as (process, _):
-        process.terminate()
-        process.wait(60)
-    assert not agents[0].is_running()
+    until(lambda: not any("raylet" in other.name() for other in agent.parents()))
+    assert agent.is_running(), "nothing is in the way, and this test tries nothing"
+    end_orphan(port)
+    assert not agent.is_running() and require_port("0.0.0.0", port) == port
