@@ -39,6 +39,13 @@ class Served:
         return self.canary if place < self.share else self.recommender
 
     @property
+    def canary_in_words(self) -> str:
+        """For logs."""
+        if self.canary is None:
+            return "no canary answers"
+        return f"canary {self.canary.bundle.version} answers {self.share:.1%} of the users"
+
+    @property
     def all(self) -> list[Recommender]:
         """One, or both."""
         return [self.recommender] if self.canary is None else [self.recommender, self.canary]
@@ -116,13 +123,7 @@ class Live:
             canary = self._taken(CANARY, folder.parent / version)
             self.served = replace(self.served, canary=canary, share=share if canary is not None else 0.0)
         if (self.served.canary, self.served.share) != (before.canary, before.share):
-            now = self.served.canary
-            answers = (
-                "no canary answers"
-                if now is None
-                else f"canary {now.bundle.version} answers {self.served.share:.1%} of the users"
-            )
-            log.warning("%s from now on", answers)
+            log.warning("%s from now on", self.served.canary_in_words)
 
     def _taken(self, role: str, folder: Path) -> Recommender | None:
         """A bundle's recommender; None for a bad one, which is not opened again until one of its files is another."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recsys.bundle.manifest import AGAIN
 from recsys.errors import BundleError
 
 STANDARD = ("", "ai.onnx")
@@ -20,11 +21,11 @@ def refuse_unsafe(path: Path, content: bytes) -> None:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # of whatever type the protobuf library in use raises
-        raise BundleError(f"{path}: no ONNX model ({str(error)[:200]}). Export again.") from None
+        raise BundleError(f"{path}: no ONNX model ({str(error)[:200]}). {AGAIN}") from None
     for part in _parts(model):
         fault = _fault(part, onnx)
         if fault:
-            raise BundleError(f"{path}: {fault}, which no encoder of a bundle has. Export again.")
+            raise BundleError(f"{path}: {fault}, which no encoder of a bundle has. {AGAIN}")
 
 
 def _fault(part: Any, onnx: Any) -> str | None:

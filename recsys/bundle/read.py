@@ -127,14 +127,14 @@ def _read_histories(folder: Path, users: int, events: int) -> StoredHistories:
         bounds=read_array(folder / layout.HISTORY_BOUNDS, np.int32, (users, 2)),
     )
     if histories.offsets[0] != 0 or histories.offsets[-1] != events:
-        raise BundleError(f"{folder / layout.HISTORY_OFFSETS}: does not end where the events do. Export again.")
+        raise BundleError(f"{folder / layout.HISTORY_OFFSETS}: does not end where the events do. {layout.AGAIN}")
     return histories
 
 
 def _read_user_ids(folder: Path, users: int) -> UserIds:
     ids = _read_arrow(folder / layout.USER_IDS).column(schema.USER_ID)
     if len(ids) != users:
-        raise BundleError(f"{folder / layout.USER_IDS}: {len(ids):,} ids for {users:,} users. Export again.")
+        raise BundleError(f"{folder / layout.USER_IDS}: {len(ids):,} ids for {users:,} users. {layout.AGAIN}")
     hashes = read_array(folder / layout.USER_HASHES, np.uint64, (users,))
     return UserIds(hashes, read_array(folder / layout.USER_ROWS, np.int32, (users,)), ids)
 
@@ -142,7 +142,7 @@ def _read_user_ids(folder: Path, users: int) -> UserIds:
 def _read_items(folder: Path, manifest: Manifest) -> pa.Table:
     items = _read_arrow(folder / layout.ITEMS)
     if items.num_rows != manifest.items or schema.ITEM_ID not in items.column_names:
-        raise BundleError(f"{folder / layout.ITEMS}: not the {manifest.items:,} items of the manifest. Export again.")
+        raise BundleError(f"{folder / layout.ITEMS}: not the {manifest.items:,} items of the manifest. {layout.AGAIN}")
     return items
 
 
@@ -151,7 +151,7 @@ def _read_arrow(path: Path) -> pa.Table:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate()
     except (OSError, ValueError, pa.ArrowException) as error:  # the second of types that a library knows, and cannot read
-        raise BundleError(f"{path}: not an Arrow file ({error}). Export again.") from None
+        raise BundleError(f"{path}: not an Arrow file ({error}). {layout.AGAIN}") from None
     if (column := schema.extension_column(table.schema)) is not None:
         raise BundleError(f"{path}: {schema.REFUSED.format(column)}")
     return table
@@ -165,7 +165,7 @@ def _read_index(folder: Path, manifest: Manifest) -> tuple[Any, NDArray[np.int32
     try:
         index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
     except RuntimeError as error:
-        raise BundleError(f"{folder / layout.INDEX}: FAISS cannot read it ({error}). Export again.") from None
+        raise BundleError(f"{folder / layout.INDEX}: FAISS cannot read it ({error}). {layout.AGAIN}") from None
     return index, _indexed(folder / layout.INDEX, index, manifest)
 
 
@@ -188,16 +188,18 @@ def _indexed(path: Path, index: Any, manifest: Manifest) -> NDArray[np.int32]:
     report = manifest.index
     assert report is not None
     if index.d != manifest.dim or index.ntotal != report.indexed or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise BundleError(f"{path}: {index.ntotal:,} vectors of {index.d}, the manifest says otherwise. Export again.")
+        raise BundleError(f"{path}: {index.ntotal:,} vectors of {index.d}, the manifest says otherwise. {layout.AGAIN}")
     if not isinstance(index, faiss.IndexIDMap):
-        raise BundleError(f"{path}: {type(index).__name__} maps no ids. Export again.")
+        raise BundleError(f"{path}: {type(index).__name__} maps no ids. {layout.AGAIN}")
     inner = faiss.downcast_index(index.index)
     # It would refuse the search settings of another kind, at every request.
     if not isinstance(inner, KINDS[report.kind]) or _storage(inner, report.kind) != report.storage:
-        raise BundleError(f"{path}: {type(inner).__name__}, the manifest says {report.kind} of {report.storage}. Export again.")
+        raise BundleError(
+            f"{path}: {type(inner).__name__}, the manifest says {report.kind} of {report.storage}. {layout.AGAIN}"
+        )
     ids = faiss.vector_to_array(index.id_map)
     if len(ids) != index.ntotal or (len(ids) and (ids.min() < 0 or ids.max() >= manifest.items)) or (np.diff(ids) <= 0).any():
-        raise BundleError(f"{path}: its id map does not fit the {manifest.items:,} items. Export again.")
+        raise BundleError(f"{path}: its id map does not fit the {manifest.items:,} items. {layout.AGAIN}")
     return ids.astype(np.int32)
 
 
@@ -214,20 +216,20 @@ def _cross_check(bundle: Bundle) -> None:
     manifest = bundle.manifest
     have = (bundle.item_vectors is not None, bundle.index is not None)
     if have != (manifest.dim > 0, manifest.dim > 0):
-        raise BundleError(f"{bundle.folder}: vectors and index do not both fit {manifest.dim} dimensions. Export again.")
+        raise BundleError(f"{bundle.folder}: vectors and index do not both fit {manifest.dim} dimensions. {layout.AGAIN}")
     if (bundle.user_vectors is not None) != (manifest.known_user == "table"):
-        raise BundleError(f"{bundle.folder}: user vectors where there should be none, or none where needed. Export again.")
+        raise BundleError(f"{bundle.folder}: user vectors where there should be none, or none where needed. {layout.AGAIN}")
     _check_fold_in(bundle)
     leans = manifest.trend is not None and manifest.trend.weight > 0
     if leans != (manifest.learnt_dim is not None) or manifest.learnt > manifest.dim:
-        raise BundleError(f"{bundle.folder}: a trend without its dimension, or the reverse. Export again.")
+        raise BundleError(f"{bundle.folder}: a trend without its dimension, or the reverse. {layout.AGAIN}")
     if manifest.trend is not None and schema.LATELY not in bundle.items.column_names:
-        raise BundleError(f"{bundle.folder / layout.ITEMS}: a trend without the column {schema.LATELY}. Export again.")
+        raise BundleError(f"{bundle.folder / layout.ITEMS}: a trend without the column {schema.LATELY}. {layout.AGAIN}")
     popular = bundle.popular
     if len(popular) and (popular.min() < 0 or popular.max() >= manifest.items):
-        raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that do not exist. Export again.")
+        raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that do not exist. {layout.AGAIN}")
     if bundle.indexed is not None and not np.isin(popular, bundle.indexed).all():
-        raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that the index does not hold. Export again.")
+        raise BundleError(f"{bundle.folder / layout.POPULAR}: names items that the index does not hold. {layout.AGAIN}")
 
 
 def _check_fold_in(bundle: Bundle) -> None:
@@ -235,11 +237,11 @@ def _check_fold_in(bundle: Bundle) -> None:
     ends = [end for part in manifest.fold_in.parts for end in (part.first, part.last)]
     told = [0, *ends, manifest.learnt]
     if (manifest.fold_in.kind == "parts") != bool(ends) or (ends and (told[::2] != told[1::2] or ends != sorted(ends))):
-        raise BundleError(f"{bundle.folder}: parts of a blend that do not lie side by side. Export again.")
+        raise BundleError(f"{bundle.folder}: parts of a blend that do not lie side by side. {layout.AGAIN}")
     if sum(part.kind == "onnx" for part in manifest.fold_in.parts) > 1:
-        raise BundleError(f"{bundle.folder}: a blend of two encoders, where a bundle holds one. Export again.")
+        raise BundleError(f"{bundle.folder}: a blend of two encoders, where a bundle holds one. {layout.AGAIN}")
     if (bundle.gram is not None) != manifest.fold_in.needs_gram:
-        raise BundleError(f"{bundle.folder}: fold-in without its Gram matrix, or the reverse. Export again.")
+        raise BundleError(f"{bundle.folder}: fold-in without its Gram matrix, or the reverse. {layout.AGAIN}")
     encodes = manifest.fold_in.encodes
     if (bundle.encoder is not None) != encodes or (bundle.item_inputs is not None and not encodes):
-        raise BundleError(f"{bundle.folder}: fold-in by an encoder without it, or the reverse. Export again.")
+        raise BundleError(f"{bundle.folder}: fold-in by an encoder without it, or the reverse. {layout.AGAIN}")

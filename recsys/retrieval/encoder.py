@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.bundle.manifest import ENCODER
+from recsys.bundle.manifest import AGAIN, ENCODER
 from recsys.bundle.read import Bundle
 from recsys.data.histories import Histories
 from recsys.data.windows import last_windows
@@ -69,21 +69,21 @@ class Encoder:
         try:
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own types have no base but this
-            raise BundleError(f"{self._path}: ONNX Runtime cannot run it ({str(error)[:300]}). Export again.") from None
+            raise BundleError(f"{self._path}: ONNX Runtime cannot run it ({str(error)[:300]}). {AGAIN}") from None
 
     def _check(self, dim: int) -> None:
         """That it takes these inputs and gives vectors of this bundle, tried at the shortest and at the longest."""
         taken, given = self._session.get_inputs(), self._session.get_outputs()
         width = self._inputs_NI.shape[1]
         if [one.name for one in taken] != [INPUT] or [one.name for one in given] != [OUTPUT] or self.max_length < 1:
-            raise BundleError(f"{self._path}: does not turn {INPUT!r} into {OUTPUT!r}. Export again.")
+            raise BundleError(f"{self._path}: does not turn {INPUT!r} into {OUTPUT!r}. {AGAIN}")
         for length in (1, self.max_length):
             try:
                 found = self._session.run([OUTPUT], {INPUT: np.zeros((1, length, width), np.float32)})[0]
             except Exception as error:
-                raise BundleError(f"{self._path}: fails at {length} items ({str(error)[:300]}). Export again.") from None
+                raise BundleError(f"{self._path}: fails at {length} items ({str(error)[:300]}). {AGAIN}") from None
             if found.shape != (1, dim) or found.dtype != np.float32:
-                raise BundleError(f"{self._path}: gives {found.dtype} {found.shape}, not {dim} dimensions. Export again.")
+                raise BundleError(f"{self._path}: gives {found.dtype} {found.shape}, not {dim} dimensions. {AGAIN}")
 
 
 def _encoding(session: Any, inputs_NI: Floats) -> Callable[[bytes], Floats]:

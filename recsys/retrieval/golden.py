@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from recsys.bundle.manifest import GoldenQuery
+from recsys.bundle.manifest import AGAIN, GoldenQuery
 from recsys.bundle.read import Bundle
 from recsys.errors import BundleError, RequestError
 from recsys.retrieval import ann
@@ -35,7 +35,7 @@ def check(bundle: Bundle, recommend: Recommend) -> None:
     golden, tolerance = bundle.manifest.golden, _tolerance(bundle)
     for query, answer in zip(golden, recommend(_requests(bundle, golden)), strict=True):
         if not isinstance(answer, Answer) or not _same(query, answer, tolerance):
-            raise BundleError(f"{bundle.folder}: a golden query is answered otherwise than when it was made. Export again.")
+            raise BundleError(f"{bundle.folder}: a golden query is answered otherwise than when it was made. {AGAIN}")
 
 
 def _requests(bundle: Bundle, queries: Iterable[GoldenQuery]) -> list[Request]:
@@ -77,4 +77,4 @@ def check_index(bundle: Bundle) -> None:
         return  # without one it was checked by who left it out
     apart = ann.difference(bundle.index, bundle.item_vectors, indexed)
     if apart > TOLERANCE + ROUNDED_ALIKE * report.difference:
-        raise BundleError(f"{bundle.folder}: index and item vectors do not belong together. Export again.")
+        raise BundleError(f"{bundle.folder}: index and item vectors do not belong together. {AGAIN}")

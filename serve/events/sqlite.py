@@ -166,13 +166,16 @@ class SqliteEvents:
             there = told.st_dev, told.st_ino
             if self._used in (None, there):
                 return there
-        raise StoreError(MISSED.format(path=self._path, lock=self._lock))
+        raise self._missed()
+
+    def _missed(self) -> StoreError:
+        return StoreError(MISSED.format(path=self._path, lock=self._lock))
 
     def _kept(self, connection: sqlite3.Connection, before: File | None) -> sqlite3.Connection:
         """For use from now on, if what was opened is what lies there, and lay there `before`."""
         there = self._file()
         if before not in (None, there):
-            raise StoreError(MISSED.format(path=self._path, lock=self._lock))
+            raise self._missed()
         self._used = there
         self._made.append(connection)
         return connection

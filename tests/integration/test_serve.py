@@ -277,31 +277,29 @@ def test_the_command_tells_what_happens_and_sigterm_ends_it_cleanly(tmp_path: Pa
         httpx.get(f"{url}/healthz")
 
 
-def test_gpus_that_are_not_there_are_not_waited_for(root: Path) -> None:
+def refusal(root: Path, **settings: int) -> str:
+    """What a process of its own says that may not serve with some settings."""
     script = (
         "from recsys.errors import ConfigError; from serve.app import serving; from serve.args import ServeArgs\n"
         "try:\n"
-        f"    with serving(ServeArgs(bundles={str(root)!r}, port=0, gpus=99)): pass\n"
+        f"    with serving(ServeArgs(bundles={str(root)!r}, port=0, **{settings!r})): pass\n"
         "except ConfigError as error: print(error)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
-    assert "gpus: 99 for each replica (1), but Ray sees" in run.stdout, run.stderr[-3000:]
+    assert run.stdout, run.stderr[-3000:]
+    return run.stdout
+
+
+def test_gpus_that_are_not_there_are_not_waited_for(root: Path) -> None:
+    assert "gpus: 99 for each replica (1), but Ray sees" in refusal(root, gpus=99)
 
 
 def test_a_port_for_metrics_that_cannot_be_had_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
-        script = (
-            "from recsys.errors import ConfigError; from serve.app import serving; from serve.args import ServeArgs\n"
-            "try:\n"
-            f"    with serving(ServeArgs(bundles={str(root)!r}, port=0, metrics_port={taken.getsockname()[1]})): pass\n"
-            "except ConfigError as error: print(error)"
-        )
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
-    assert "choose another port: --metrics-port" in run.stdout, run.stderr[-3000:]
+        assert "choose another port: --metrics-port" in refusal(root, metrics_port=taken.getsockname()[1])
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with (
         pytest.raises(ConfigError, match="a Ray that runs already"),
@@ -326,8 +324,9 @@ def test_what_a_killed_service_leaves_at_its_metrics_port_is_ended(root: Path, t
         (agent,) = below(psutil.Process(process.pid), "ray::DashboardAgent")
         end_orphan(port)
         assert agent.is_running()
+        raylet = agent.ppid()
         process.kill()
-    until(lambda: not any("raylet" in other.name() for other in agent.parents()))
+    until(lambda: agent.ppid() != raylet)
     assert agent.is_running(), "nothing is in the way, and this test tries nothing"
     end_orphan(port)
     assert not agent.is_running() and require_port("0.0.0.0", port) == port
